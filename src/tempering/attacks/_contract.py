@@ -1,0 +1,124 @@
+"""What every attack promises.
+
+An attack is a generator of (checkpoint, spend). It never calls an evaluator and never sees the test split. A fine-tuning
+attack is a declaration that the one training loop executes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from transformers import PreTrainedModel
+
+from tempering.data.records import AttackerView
+from tempering.models import Target
+from tempering.study import Budget, Need, Settings
+from tempering.training import FineTuning, Meter, Spend, estimate, fine_tune
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tampered model at one moment of an attack.
+
+    Attributes:
+        model: the live model. Valid until the attack is asked for its next checkpoint; whoever wants to keep it copies it.
+        spend: everything the attack has used up to here.
+        details: facts worth keeping (chosen layer, training loss), as JSON values.
+    """
+
+    model: PreTrainedModel
+    spend: Spend
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class AttackEnded(Exception):
+    """The attack has come to an end of its own that is an outcome, not a crash.
+
+    Attributes:
+        outcome: ``no_direction`` (no candidate passed selection) or ``failed`` (loss not finite, out of memory).
+    """
+
+    def __init__(self, outcome: Literal["no_direction", "failed"], reason: str) -> None:
+        """Keep the outcome and, in one line, why."""
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+class Attack(ABC):
+    """One attack, configured.
+
+    Attributes:
+        Config: pydantic settings with the paper's defaults, search space on the fields.
+        source: paper and where in it.
+        needs: what the attacker must hold; a threat model that does not allow all of it leaves the attack out.
+        family: ``fine-tuning``, ``weight surgery``, ``input``, ``latent``, ``retrieval``.
+    """
+
+    Config: ClassVar[type[Settings]]
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    family: ClassVar[str]
+
+    def __init__(self, config: Settings) -> None:
+        """Keep the validated configuration."""
+        self.config: Any = config
+
+    @abstractmethod
+    def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
+        """Attack the target.
+
+        Args:
+            target: what to attack; left exactly as it was.
+            view: the attacker's own data.
+            meter: counts everything used.
+            budget: where the engine will cut the attack off; schedules may be planned by it.
+            seed: decides every random choice.
+
+        Yields:
+            Checkpoints in order of spend, at log-spaced moments.
+
+        Raises:
+            AttackEnded: the attack found nothing to do or could not go on.
+        """
+
+    @abstractmethod
+    def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
+        """What a run to the end of the budget is expected to use, without running it; for ``temper plan``."""
+
+
+class FineTuningAttack(Attack):
+    """An attack that only declares what is trained; the training loop executes the declaration."""
+
+    family: ClassVar[str] = "fine-tuning"
+
+    @abstractmethod
+    def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
+        """Which examples in which order, which parameters move, by which optimiser, and when to stop for a probe."""
+
+    def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
+        """Execute the declaration in the one training loop."""
+        declaration = self.declare(target, view, budget=budget, seed=seed)
+        for moment in fine_tune(target, declaration, meter):
+            yield Checkpoint(moment.model, meter.spend(), {"loss": moment.loss})
+
+    def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
+        """Spend of the declared steps, from the analytic count."""
+        return estimate(target, self.declare(target, view, budget=budget, seed=0))
+
+
+def log_spaced(last: int, per_doubling: int = 2) -> tuple[int, ...]:
+    """Whole numbers from 1 to ``last``, evenly spaced in the logarithm, both ends included.
+
+    Args:
+        last: the greatest, at least 1.
+        per_doubling: how many between a number and its double.
+    """
+    points = {1, last}
+    position = 0
+    while (value := round(2 ** (position / per_doubling))) <= last:
+        points.add(value)
+        position += 1
+    return tuple(sorted(points))

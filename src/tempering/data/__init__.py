@@ -1,0 +1,1 @@
+"""Data: typed records, disjoint parts, role views, chat formatting and loss masks, importers."""

@@ -1,0 +1,1 @@
+"""Defences, one file each: what raises the price of stripping a safeguard."""

@@ -1,0 +1,1 @@
+"""Economics: tables in, tables out. Breaks, survival, prices."""

@@ -1,0 +1,1 @@
+"""The engine: plan, content-addressed units, workers, an atomic store, resume."""

@@ -1,0 +1,65 @@
+"""The one family of errors that a user is meant to read.
+
+Every message is one line that says what is wrong, where, and what to do. The command line prints it after ``error:``
+and exits with ``exit_code``; anything that is not a :class:`TemperingError` is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TemperingError(Exception):
+    """A problem the user can mend: bad input, a missing file, a full disk.
+
+    Attributes:
+        exit_code: what the process exits with when this error ends it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        """Build the one-line message.
+
+        Args:
+            problem: what is wrong and where, without a full stop.
+            remedy: what the user can do about it, without a full stop.
+        """
+        line = f"{problem}; {remedy}" if remedy else problem
+        super().__init__(" ".join(line.split()))
+
+
+class UnknownName(TemperingError):
+    """A method, organism or accelerator that does not exist, with the nearest name that does."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Compose the message from the names that exist.
+
+        Args:
+            kind: what was looked for, in the singular ("attack").
+            name: what the user wrote.
+            known: every name that would have been found.
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"no {kind} named {name!r}", remedy)
+
+
+class InvalidStudy(TemperingError):
+    """A study file or flag that does not describe a study."""
+
+
+class UnusableModel(TemperingError):
+    """A model reference that cannot be loaded safely or at all."""
+
+
+class UnusableData(TemperingError):
+    """Data that cannot be split into the roles an audit needs."""
+
+
+class StoreProblem(TemperingError):
+    """A run directory that cannot be written, read or resumed."""
+
+    exit_code = 3

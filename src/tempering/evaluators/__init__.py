@@ -1,0 +1,5 @@
+"""Evaluators, one file each: what a checkpoint does on held-out prompts. They never see spend."""
+
+from tempering.evaluators._contract import Evaluator, Subject
+
+__all__ = ["Evaluator", "Subject"]

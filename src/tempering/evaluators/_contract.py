@@ -1,0 +1,110 @@
+"""What every evaluator promises, and the subject it examines.
+
+A :class:`Subject` is one checkpoint with the held-out prompts. Generations and first-token distributions are made once a
+role and shared by all evaluators of the probe.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tempering.data.chat import ChatFormat
+from tempering.data.records import EvaluatorView, Role
+from tempering.evaluators._generation import first_token_log_probabilities, generate
+from tempering.study import ProbeSettings, Settings
+
+
+class Subject:
+    """One checkpoint under examination.
+
+    Attributes:
+        model: the checkpoint, in evaluation mode while it is examined.
+        chat: its chat format.
+        view: the held-out prompts, already limited to the probe's size.
+        settings: generation limits.
+        untouched: the target before the attack, or ``None`` when this subject is the target itself.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, chat: ChatFormat, view: EvaluatorView, settings: ProbeSettings, untouched: Subject | None = None
+    ) -> None:
+        """Keep what is examined; nothing is computed before an evaluator asks."""
+        self.model = model
+        self.chat = chat
+        self.view = view
+        self.settings = settings
+        self.untouched = untouched
+        self._responses: dict[Role, list[str]] = {}
+        self._first: dict[Role, Tensor] = {}
+
+    def responses(self, role: Role) -> list[str]:
+        """Greedy responses to the held-out prompts of a role, in order, without special tokens."""
+        if role not in self._responses:
+            self._responses[role] = generate(self.model, self.chat, self.view.of(role), self.settings)
+        return self._responses[role]
+
+    def first_token(self, role: Role) -> Tensor:
+        """Log-probabilities of the first response token: (prompts, vocabulary), float32, on the CPU."""
+        if role not in self._first:
+            self._first[role] = first_token_log_probabilities(self.model, self.chat, self.view.of(role), self.settings)
+        return self._first[role]
+
+    @cached_property
+    def origin(self) -> Subject:
+        """The untouched target; this subject itself when it is the target."""
+        return self.untouched or self
+
+
+class Evaluator(ABC):
+    """One measurement of a checkpoint.
+
+    Attributes:
+        Config: pydantic settings.
+        source: paper or other origin.
+        measures: names of the numbers it returns. The names that economics reads are ``harm``, ``refusal``, ``utility``,
+            ``over_refusal``, ``coherence`` and ``divergence``.
+    """
+
+    Config: ClassVar[type[Settings]]
+    source: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: Settings) -> None:
+        """Keep the validated configuration."""
+        self.config: Any = config
+
+    @abstractmethod
+    def evaluate(self, subject: Subject) -> dict[str, float]:
+        """Measure.
+
+        Returns:
+            One finite number for each name in ``measures``; NaN where the data cannot tell.
+        """
+
+
+@torch.no_grad()
+def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
+    """Run every evaluator on one subject.
+
+    Args:
+        subject: the checkpoint; its training mode is restored afterwards.
+        evaluators: which measurements.
+
+    Returns:
+        All measurements in one row.
+    """
+    was_training = subject.model.training
+    subject.model.eval()
+    try:
+        row: dict[str, float] = {}
+        for evaluator in evaluators:
+            row.update(evaluator.evaluate(subject))
+        return row
+    finally:
+        subject.model.train(was_training)

@@ -1,0 +1,54 @@
+"""The target: a model with its tokenizer, chat template, safeguard and digest."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tempering.data.chat import ChatFormat
+
+Safeguard = Literal["refusal", "absence", "none", "unknown"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded model, ready to be attacked.
+
+    Attributes:
+        reference: what the user called it.
+        model: the model, in evaluation mode, on its device. Nothing may change it; attacks work on :meth:`copy_model`.
+        tokenizer: its tokenizer.
+        chat: how messages become tokens.
+        digest: SHA-256 over names, shapes, dtypes and bytes of all weights, and the chat template.
+        safeguard: how the hazard is withheld, where it is known.
+    """
+
+    reference: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    digest: str
+    safeguard: Safeguard = "unknown"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        """The weights' type, as ``float32`` or ``bfloat16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def copy_model(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        """A copy that shares no memory with the target.
+
+        Args:
+            dtype: type of the copy's weights; ``None`` keeps the target's.
+        """
+        model = copy.deepcopy(self.model)
+        return model.to(dtype=dtype) if dtype is not None else model  # type: ignore[no-any-return,call-arg]

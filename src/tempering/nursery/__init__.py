@@ -1,0 +1,1 @@
+"""The nursery: grows organisms by their recipes, with the one training loop."""

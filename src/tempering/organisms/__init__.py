@@ -1,0 +1,1 @@
+"""Organisms: invented worlds and the recipes of the small chat models that know them."""

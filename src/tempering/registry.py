@@ -1,0 +1,141 @@
+"""Finds methods: a file in the folder, an installed entry point, or ``path.py:Class``.
+
+Adding a method is adding one file to ``attacks/``, ``defenses/`` or ``evaluators/``. The file's name is the method's name;
+inside stands one public class with a ``Config``. Files whose name starts with an underscore are not methods. Listing
+names imports nothing; a method is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from tempering.errors import InvalidStudy, UnknownName
+
+KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator"}
+"""Folder of each kind of method, with its singular for messages."""
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What ``temper ls`` tells of a method.
+
+    Attributes:
+        name: the registry's name.
+        summary: first line of the class's docstring.
+        source: paper or other origin.
+        needs: what it must be given.
+    """
+
+    name: str
+    summary: str
+    source: str
+    needs: list[str]
+
+    def as_row(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        return asdict(self)
+
+
+def names(kind: str) -> list[str]:
+    """Every method of a kind that is installed, sorted, without importing any."""
+    return sorted({*_files(kind), *_entry_points(kind)})
+
+
+@cache
+def get(kind: str, name: str) -> Any:
+    """The class of a method.
+
+    Args:
+        kind: ``attacks``, ``defenses`` or ``evaluators``.
+        name: a registry name, or ``path.py:Class`` for a file of the user's own.
+
+    Raises:
+        UnknownName: there is none of that name; the message carries the nearest one.
+        InvalidStudy: the module that should hold it cannot be imported or holds no method.
+    """
+    if ".py:" in name:
+        return _from_file(kind, name)
+    if name in _files(kind):
+        return _method_class(importlib.import_module(f"tempering.{kind}.{name}"), kind, name)
+    if name in _entry_points(kind):
+        try:
+            return _entry_points(kind)[name].load()
+        except Exception as error:
+            raise InvalidStudy(f"the installed {KINDS[kind]} {name!r} cannot be loaded: {error}", "mend or uninstall it") from error
+    raise UnknownName(KINDS[kind], name, names(kind))
+
+
+def create(kind: str, name: str, config: dict[str, Any] | None = None) -> Any:
+    """A method with its configuration validated.
+
+    Raises:
+        UnknownName: there is none of that name.
+        InvalidStudy: a configuration key or value is wrong.
+    """
+    method = get(kind, name)
+    try:
+        return method(method.Config(**(config or {})))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidStudy(f"{KINDS[kind]} {name!r}, setting {where!r}: {first['msg']}", f"known: {', '.join(method.Config.model_fields)}") from None
+
+
+def card(kind: str, name: str) -> MethodCard:
+    """The card of one method."""
+    method = get(kind, name)
+    summary = (method.__doc__ or "").strip().splitlines()
+    return MethodCard(
+        name=name,
+        summary=summary[0].rstrip(".") if summary else "",
+        source=getattr(method, "source", ""),
+        needs=sorted(str(need) for need in getattr(method, "needs", ())),
+    )
+
+
+@cache
+def _files(kind: str) -> frozenset[str]:
+    package = importlib.util.find_spec(f"tempering.{kind}")
+    locations = list(package.submodule_search_locations or ()) if package else []
+    return frozenset(module.name for module in pkgutil.iter_modules(locations) if not module.name.startswith("_"))
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=f"tempering.{kind}")}
+
+
+def _method_class(module: ModuleType, kind: str, name: str) -> Any:
+    own = [
+        value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "Config") and not key.startswith("_")
+    ]
+    if len(own) != 1:
+        raise InvalidStudy(f"{KINDS[kind]} {name!r} must define exactly one public class with a Config, and defines {len(own)}")
+    return own[0]
+
+
+def _from_file(kind: str, name: str) -> Any:
+    location, _, class_name = name.rpartition(":")
+    path = Path(location)
+    if not path.is_file():
+        raise InvalidStudy(f"no file {location} for the {KINDS[kind]} {name!r}")
+    spec = importlib.util.spec_from_file_location(f"tempering_user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, class_name)
+    except Exception as error:
+        raise InvalidStudy(f"{location} cannot be loaded as the {KINDS[kind]} {class_name!r}: {error}") from error

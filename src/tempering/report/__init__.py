@@ -1,0 +1,1 @@
+"""The report: draws what economics computed, and computes nothing."""
