@@ -1,0 +1,49 @@
+# make setup | demo | test | lint | format.   VENV and PYTHON choose the environment and the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+# Flags for installing torch alone, before anything else can ask for another build of it.
+TORCH_FLAGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep -i '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help:
+	@echo "make setup    make the environment in $(VENV)"
+	@echo "make demo     audit the embedded organism and write runs/demo/report.html"
+	@echo "make test     lint, types, layers and the whole test suite"
+	@echo "make lint     lint, types and layers only"
+	@echo "make format   format the code"
+
+setup: $(STAMP)
+
+# The stamp is as new as what was installed from, so a second make setup does nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one with PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) -c constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/temper audit --out runs/demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# One thread a worker: two cores, two workers.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
