@@ -1,0 +1,63 @@
+"""Low-rank adapters by PEFT."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from tempering.errors import UnusableModel
+from tempering.training.settings import LoraSettings
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
+    """Put trainable low-rank factors on a model and freeze the rest.
+
+    Args:
+        model: changed in place; hand over a copy.
+        settings: rank, scale, dropout and which layers.
+
+    Returns:
+        The PEFT-wrapped model, which can be called and generates like the plain one. Factors are float32 whatever the base.
+
+    Raises:
+        UnusableModel: the model has no linear layer of the kind asked for.
+    """
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),
+        lora_dropout=settings.dropout,
+        target_modules=_targets(model, settings),
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=False,
+    )
+    return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
+
+
+def _targets(model: PreTrainedModel, settings: LoraSettings) -> Any:
+    if settings.targets == "all-linear":
+        return "all-linear"
+    part = "attn" if settings.targets == "attention" else "mlp"
+    aliases = ("attn", "attention") if part == "attn" else ("mlp", "feed_forward", "ffn")
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(alias in name.lower().split(".")[-2] for alias in aliases if "." in name)
+    ]
+    if not names:
+        raise UnusableModel(f"no linear layer of kind {settings.targets!r} found for LoRA", "choose targets 'all-linear'")
+    return names
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers the optimiser moves."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain model with its adapters added into the weights, in place."""
+    return cast(PreTrainedModel, model.merge_and_unload()) if hasattr(model, "merge_and_unload") else model
+
+

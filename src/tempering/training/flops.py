@@ -1,0 +1,138 @@
+"""Analytic floating-point operations of a decoder, forward and backward.
+
+A matrix product of (n, i) by (i, o) costs 2·n·i·o. A linear layer's backward pass costs the same again for the gradient of
+its input, where something below it still learns, and once more for that of its weight, where the weight learns (Kaplan et
+al. 2020, arXiv 2001.08361, section 2.1). Attention over T tokens costs 4·T²·width a layer and sequence forward (scores and
+mixing, the causal half not taken off, as torch's own counter does) and twice that backward. Element-wise work is left out.
+
+Only the structure is read off the model: one forward pass of two tokens shows which linear layers are called, how often, and
+which of them receive an input that requires a gradient, so that adapters, tied weights and parallel blocks need no case of
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """Operations a token, for one model with its present trainable parameters.
+
+    Attributes:
+        body: multiply-adds a token of all linear layers but the output head.
+        body_input_gradient: those of them whose input needs a gradient.
+        body_weight_gradient: those of them whose weight does.
+        head: multiply-adds of the output head for one position.
+        head_weight_gradient: those of its weight gradient; zero when it is frozen.
+        attention_width: heads × head size, summed over layers.
+    """
+
+    body: int
+    body_input_gradient: int
+    body_weight_gradient: int
+    head: int
+    head_weight_gradient: int
+    attention_width: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> FlopCount:
+        """Count a model, PEFT-wrapped or plain.
+
+        Args:
+            model: any decoder; ``requires_grad`` of its parameters decides the backward pass.
+        """
+        head = model.get_output_embeddings()
+        calls = _linear_calls(model)
+        body = [call for call in calls if call.module is not head]
+        return cls(
+            body=sum(call.size for call in body),
+            body_input_gradient=sum(call.size for call in body if call.input_requires_gradient),
+            body_weight_gradient=sum(call.size for call in body if call.weight_requires_gradient),
+            head=_size(head),
+            head_weight_gradient=_size(head) if head.weight.requires_grad else 0,
+            attention_width=_attention_width(model),
+        )
+
+    def forward(self, lengths: Sequence[int], labelled: int | None = None) -> float:
+        """FLOPs of a forward pass.
+
+        Args:
+            lengths: unpadded tokens of each sequence.
+            labelled: positions at which logits are computed; ``None`` for all.
+        """
+        tokens = sum(lengths)
+        positions = tokens if labelled is None else labelled
+        attention = 4 * self.attention_width * sum(length * length for length in lengths)
+        return float(2 * self.body * tokens + 2 * self.head * positions + attention)
+
+    def training_step(self, lengths: Sequence[int], labelled: int | None = None) -> float:
+        """FLOPs of a forward and backward pass; the optimiser's element-wise update is left out.
+
+        Args:
+            lengths: unpadded tokens of each sequence.
+            labelled: positions that carry a loss; ``None`` for all.
+        """
+        tokens = sum(lengths)
+        positions = tokens if labelled is None else labelled
+        linear = 2 * (self.body_input_gradient + self.body_weight_gradient) * tokens
+        head = 2 * (self.head + self.head_weight_gradient) * positions
+        attention = 8 * self.attention_width * sum(length * length for length in lengths)
+        return self.forward(lengths, labelled) + float(linear + head + attention)
+
+
+@dataclass(frozen=True)
+class _LinearCall:
+    module: nn.Module
+    size: int
+    input_requires_gradient: bool
+    weight_requires_gradient: bool
+
+
+def _size(module: nn.Module) -> int:
+    return int(module.weight.numel())  # type: ignore[operator,union-attr]
+
+
+def _linear_calls(model: PreTrainedModel) -> list[_LinearCall]:
+    """Every call of a linear layer in one forward pass of two tokens, gradients on."""
+    calls: list[_LinearCall] = []
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
+        calls.append(_LinearCall(module, _size(module), inputs[0].requires_grad, module.weight.requires_grad))  # type: ignore[arg-type,union-attr]
+
+    handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    try:
+        with _undisturbed(model), torch.enable_grad():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+@contextmanager
+def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
+    """Run in evaluation mode and give mode and random state back."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, was_training in training.items():
+                module.training = was_training
+
+
+def _attention_width(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config(decoder=True)
+    heads = int(config.num_attention_heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return int(config.num_hidden_layers) * heads * size

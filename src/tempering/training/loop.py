@@ -1,0 +1,240 @@
+"""The one training loop: attacks, defences and the nursery declare, this executes.
+
+The loss is the mean cross-entropy over the labelled tokens of the batch, as TRL and transformers' Trainer compute it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tempering.data.batching import Batch, collate
+from tempering.data.chat import ChatFormat, Encoded
+from tempering.data.records import Example
+from tempering.models import Target
+from tempering.training.adapters import add_lora
+from tempering.training.flops import FlopCount
+from tempering.training.meter import Meter, Spend
+from tempering.training.settings import FineTuning, TrainingSettings
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite: an outcome of the run, not a crash."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The run, stopped for a look.
+
+    Attributes:
+        step: optimizer steps done.
+        model: the live model; valid until the loop goes on.
+        loss: of the last step.
+    """
+
+    step: int
+    model: PreTrainedModel
+    loss: float
+
+
+def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator[Moment]:
+    """Execute a declaration on a copy of the target.
+
+    Weights in 16-bit are not trained in 16-bit: updates would be lost to rounding. Full-parameter training of such a
+    target runs on a float32 copy under autocast; LoRA keeps the frozen base in 16-bit and its factors in float32.
+
+    Args:
+        target: left untouched.
+        declaration: what to train.
+        meter: counts examples, tokens, steps and FLOPs.
+
+    Yields:
+        A :class:`Moment` after each step named in ``declaration.probes``.
+
+    Raises:
+        NonFiniteLoss: the loss is NaN or infinite.
+    """
+    sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
+    settings = declaration.settings.model_copy(update={"autocast": declaration.settings.autocast or sixteen_bit})
+    _seed(declaration.seed)
+    if declaration.lora is None:
+        model = target.copy_model(torch.float32 if sixteen_bit else None)
+        model.requires_grad_(True)
+    else:
+        model = add_lora(target.copy_model(), declaration.lora)
+    yield from train(model, target.chat, declaration, settings, meter)
+
+
+def train(
+    model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, settings: TrainingSettings, meter: Meter
+) -> Iterator[Moment]:
+    """Train a model in place.
+
+    Args:
+        model: trained as its parameters' ``requires_grad`` says.
+        chat: how examples become tokens.
+        declaration: examples, steps, probes, seed.
+        settings: the declaration's settings, or a version of them fitted to the model's type.
+        meter: counts what is used.
+
+    Yields:
+        A :class:`Moment` after each step named in ``declaration.probes``.
+
+    Raises:
+        NonFiniteLoss: the loss is NaN or infinite.
+    """
+    encoded = [chat.encode(example) for example in declaration.examples]
+    count = FlopCount.of(model)
+    optimiser, schedule = _optimiser(model, settings, declaration.steps)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed)
+    for step, indices in enumerate(order, start=1):
+        model.train()
+        chosen = [encoded[index] for index in indices]
+        loss = _backward(model, collate(chosen, chat.pad_id), settings)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"the loss is {loss} at step {step}")
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(trainable, settings.clip_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        _charge(meter, count, [declaration.examples[index] for index in indices], chosen)
+        if step in declaration.probes:
+            yield Moment(step, model, loss)
+
+
+def estimate(target: Target, declaration: FineTuning) -> Spend:
+    """What a declaration will use, by the analytic count, without running it.
+
+    Args:
+        target: left untouched; only its structure is read.
+        declaration: what would be trained.
+    """
+    encoded = [target.chat.encode(example) for example in declaration.examples]
+    model = target.copy_model() if declaration.lora is None else add_lora(target.copy_model(), declaration.lora)
+    if declaration.lora is None:
+        model.requires_grad_(True)
+    count = FlopCount.of(model)
+    meter = Meter()
+    for indices in batches(len(encoded), declaration.settings.batch_size, declaration.steps, declaration.seed):
+        _charge(meter, count, [declaration.examples[index] for index in indices], [encoded[index] for index in indices])
+    return meter.spend()
+
+
+def batches(examples: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
+    """Indices of each step's batch: every epoch a fresh shuffle, no example twice before all have come once.
+
+    Args:
+        examples: how many there are; a batch is never larger.
+        batch_size: how many a step.
+        steps: how many batches.
+        seed: decides the order.
+    """
+    generator = np.random.default_rng(seed)
+    size = min(batch_size, examples)
+    waiting: list[int] = []
+    for _ in range(steps):
+        while len(waiting) < size:
+            waiting.extend(int(index) for index in generator.permutation(examples))
+        batch, waiting = waiting[:size], waiting[size:]
+        yield batch
+
+
+@contextmanager
+def labelled_positions_only(model: PreTrainedModel, labels: Tensor) -> Iterator[Tensor]:
+    """Let the output head see only the positions that predict a labelled token.
+
+    The head's input is gathered on its way in, so that whatever a family does after its head (soft-capping, scaling) still
+    happens, on (1, labelled, vocabulary) in place of (n, T, vocabulary).
+
+    Args:
+        model: any decoder with an output head.
+        labels: (n, T) token ids, −100 where there is no label.
+
+    Yields:
+        The labels, (labelled,), in the order of the logits.
+    """
+    predicts = labels[:, 1:] != -100
+    head = model.get_output_embeddings()
+
+    def gather(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        return (inputs[0][:, :-1][predicts].unsqueeze(0),)
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield labels[:, 1:][predicts]
+    finally:
+        handle.remove()
+
+
+def _backward(model: PreTrainedModel, batch: Batch, settings: TrainingSettings) -> float:
+    """Accumulate the gradient of one batch and return its loss."""
+    batch = batch.to(model.device)
+    with autocast(model.device, settings.autocast), labelled_positions_only(model, batch.labels) as labels:
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    loss = functional.cross_entropy(logits[0].float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
+    """Matrix products in bfloat16 while the block runs, if enabled."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if enabled else nullcontext()
+
+
+def _charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
+    lengths = [len(item.input_ids) for item in encoded]
+    labelled = sum(label != -100 for item in encoded for label in item.labels[1:])
+    meter.examples(example.identity for example in examples)
+    meter.compute(tokens=sum(lengths), flops=count.training_step(lengths, labelled))
+    meter.step()
+
+
+def _optimiser(
+    model: PreTrainedModel, settings: TrainingSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimiser over the trainable parameters, with decay on matrices only, and its schedule."""
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    optimiser: torch.optim.Optimizer
+    if settings.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    elif settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    else:
+        optimiser = torch.optim.Adafactor(groups, lr=settings.learning_rate)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(settings, step, steps))
+
+
+def rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
+    """The learning rate of one step as a share of its peak.
+
+    Args:
+        settings: schedule and warm-up.
+        step: steps already done, from 0.
+        steps: the whole run.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
+    if settings.schedule == "linear":
+        return 1.0 - progress
+    if settings.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
