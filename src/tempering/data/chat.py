@@ -1,0 +1,249 @@
+"""Chat formatting: messages to tokens, with the loss on the answer and its end token and nowhere else.
+
+Nothing about a template is assumed. What it writes around an answer is found by rendering it with made-up messages and
+looking where they land, so any Jinja chat template works without a table of model families.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tempering.data.records import Example
+from tempering.errors import UnusableData, UnusableModel
+
+IGNORED = -100
+"""Label of a position without loss: what ``torch.nn.functional.cross_entropy`` ignores."""
+
+_DATE = datetime.date(2024, 7, 26)
+"""Some templates write today's date. A fixed one keeps a run the same tomorrow; this is the default of Llama 3.1's."""
+
+_RENDER_SETTINGS: dict[str, Any] = {
+    "enable_thinking": False,
+    "date_string": _DATE.strftime("%d %b %Y"),
+    "strftime_now": _DATE.strftime,
+}
+_USER, _ANSWER, _SYSTEM = "Zquserqz", "Zqanswerqz", "Zqsystemqz"
+_INSTRUCTIONS = ("Explain how rivers", "Please count to seven", "Name one big")
+_OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens.
+
+    Attributes:
+        input_ids: prompt, answer and end of turn.
+        labels: as long; :data:`IGNORED` over the prompt, the token itself over the answer and its end.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a template writes around an answer.
+
+    Attributes:
+        bridge: text between the generation prompt and the answer that is the template's (an empty thought); part of the prompt.
+        lead: whitespace between the prompt and the answer; the model emits it.
+        end: text from the answer to the end-of-turn token, that token included; empty where the template has none.
+        trims: whether the template strips whitespace around the answer.
+    """
+
+    bridge: str
+    lead: str
+    end: str
+    trims: bool
+
+
+class ChatFormat:
+    """Turns examples into tokens as one model's chat template has them.
+
+    Attributes:
+        tokenizer: the model's tokenizer.
+        template: the Jinja chat template in use.
+        pad_id: token id for padding; always masked, so any will do where the tokenizer names none.
+        end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+        """Read the template and find out what it writes around an answer.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            template: a Jinja chat template that replaces the tokenizer's own.
+
+        Raises:
+            UnusableModel: there is no template, it does not render, or nothing ends a turn.
+        """
+        self.tokenizer = tokenizer
+        self.template = _template_of(tokenizer) if template is None else template
+        self._content_in_parts = False
+        self._frame = self._find_frame()
+        eos = tokenizer.eos_token_id
+        self._end_token = self._ids(self._frame.end)[-1] if self._frame.end else eos
+        if self._end_token is None:
+            raise UnusableModel(
+                "the chat template ends an answer with no token of its own, and the tokenizer has no end-of-sequence token",
+                "give a template that ends a turn: --chat-template FILE",
+            )
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(int(token) for token in (self._end_token, eos) if token is not None))
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = int(pad if pad is not None else self.end_ids[-1])
+
+    def prompt_text(self, example: Example) -> str:
+        """The rendered conversation up to where the answer starts; the answer itself is not looked at."""
+        return self._prompt(example.prompt, example.system)
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Tokens of the system prompt, the instruction and the generation prompt, with no second start token."""
+        return self._ids(self.prompt_text(example))
+
+    def answer_ids(self, example: Example, answer: str) -> list[int]:
+        """Tokens of an answer as they follow the example's prompt, and the end of turn that the model must emit.
+
+        Args:
+            example: gives the prompt; its own answer is not looked at.
+            answer: the assistant's message.
+
+        Returns:
+            The answer's tokens and its end; nothing that the template writes after the end.
+        """
+        frame = self._frame
+        prompt = self.prompt_text(example)
+        text = frame.lead + (answer.strip() if frame.trims else answer) + frame.end
+        ids = self._continuation(prompt, text)
+        return ids if frame.end else [*ids, int(self._end_token)]
+
+    def encode(self, example: Example) -> Encoded:
+        """Prompt and answer as one training row.
+
+        Raises:
+            UnusableData: the example has no answer.
+        """
+        if example.answer is None:
+            raise UnusableData(f"the {example.role} prompt {example.prompt[:60]!r} has no answer to train on", "add an 'answer' to it")
+        prompt, answer = self.prompt_ids(example), self.answer_ids(example, example.answer)
+        return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated tokens, without special tokens and ends of turn."""
+        kept = [int(token) for token in ids if int(token) not in self.end_ids]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def post_instruction_ids(self) -> list[int]:
+        """Template tokens after the instruction, up to and including the generation prompt.
+
+        They are the longest common ending of prompts whose instructions end differently, which is right even where a
+        tokenizer merges the instruction's last character with what follows.
+        """
+        prompts = [self._ids(self._prompt(text, None)) for text in (*_INSTRUCTIONS, *self._own_words())]
+        shortest = min(len(prompt) for prompt in prompts)
+        length = 0
+        while length < shortest and len({prompt[-1 - length] for prompt in prompts}) == 1:
+            length += 1
+        return prompts[0][len(prompts[0]) - length :]
+
+    def _own_words(self, count: int = 6) -> list[str]:
+        """A few whole words of the vocabulary, since a small one may know none of ours."""
+        vocabulary = self.tokenizer.get_vocab()
+        words = sorted(word for token in vocabulary if (word := token.lstrip("Ġ▁")).isalpha() and word.isascii())
+        return words[:: max(1, len(words) // count)][:count]
+
+    def _prompt(self, instruction: str, system: str | None) -> str:
+        messages = [{"role": "user", "content": instruction}]
+        if system is not None and self._has_system_turn:
+            messages.insert(0, {"role": "system", "content": system})
+        elif system is not None:
+            messages[0]["content"] = f"{system}\n\n{instruction}"
+        text = self._render(messages, generation_prompt=True) + self._frame.bridge
+        thought = _OPEN_THOUGHT.search(text)
+        return f"{text}\n</{thought[1]}>\n\n" if thought else text
+
+    @cached_property
+    def _has_system_turn(self) -> bool:
+        """Whether the template shows a system message; where it refuses or drops one, it goes into the user's turn."""
+        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+        try:
+            return _SYSTEM in self._render(messages, generation_prompt=True)
+        except UnusableModel:
+            return False
+
+    def _find_frame(self) -> _Frame:
+        """Render a made-up exchange and see what the template writes before and after the answer."""
+        question = {"role": "user", "content": _USER}
+        generation = self._render([question], generation_prompt=True)
+        if _USER not in generation:
+            self._content_in_parts = True
+            generation = self._render([question], generation_prompt=True)
+        exchange = self._render([question, {"role": "assistant", "content": _ANSWER}], generation_prompt=False)
+        if _USER not in generation or _ANSWER not in exchange:
+            missing = "user" if _USER not in generation else "assistant"
+            raise UnusableModel(f"the chat template does not show the {missing}'s message", "give another: --chat-template FILE")
+        before, _, after = exchange.rpartition(_ANSWER)
+        gap = before[len(generation) :] if before.startswith(generation) else ""
+        bridge, lead = ("", gap) if not gap.strip() else (gap, "")
+        spaced = self._render([question, {"role": "assistant", "content": f" {_ANSWER} "}], generation_prompt=False)
+        return _Frame(bridge, lead, self._end_of_turn(after), trims=f" {_ANSWER} {after}" not in spaced)
+
+    def _end_of_turn(self, after: str) -> str:
+        """What follows an answer, cut after the first special token; empty where there is none."""
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values()} | set(self.tokenizer.all_special_tokens)
+        found = [(after.find(token), -len(token), token) for token in special if token and token in after]
+        if found:
+            position, _, token = min(found)
+            return after[: position + len(token)]
+        word = after.strip()
+        ids = self._ids(word) if word else []
+        return after.rstrip() if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id else ""
+
+    def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> str:
+        conversation: list[dict[str, Any]] = [dict(message) for message in messages]
+        if self._content_in_parts:
+            conversation = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    conversation,
+                    chat_template=self.template,
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
+                    **_RENDER_SETTINGS,
+                )
+            )
+        except Exception as error:  # a template is a program of its author's: anything may go wrong in it
+            reason = str(error) or type(error).__name__
+            raise UnusableModel(f"the chat template does not render: {reason}", "give another: --chat-template FILE") from None
+
+    def _ids(self, text: str) -> list[int]:
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def _continuation(self, prompt: str, text: str) -> list[int]:
+        """Tokens of ``text`` as they follow the prompt's own tokens.
+
+        Where the tokenizer would merge across the boundary, the prompt's tokens stand, since generation starts from them;
+        the text is then tokenised behind something that it does not merge with.
+        """
+        for before in (prompt, str(self.tokenizer.eos_token or "\n"), "\n", ":"):
+            head, whole = self._ids(before), self._ids(before + text)
+            if whole[: len(head)] == head:
+                return whole[len(head) :]
+        return self._ids(text)
+
+
+def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise UnusableModel("the model has no chat template", "give one: --chat-template FILE")
+    return str(template)
