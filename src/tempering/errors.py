@@ -43,7 +43,7 @@ class UnknownName(TemperingError):
         """
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}" if names else "none is installed"
         super().__init__(f"no {kind} named {name!r}", remedy)
 
 

@@ -7,9 +7,11 @@ names imports nothing; a method is imported when it is first asked for.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -66,7 +68,7 @@ def get(kind: str, name: str) -> Any:
     if ".py:" in name:
         return _from_file(kind, name)
     if name in _files(kind):
-        return _method_class(importlib.import_module(f"tempering.{kind}.{name}"), kind, name)
+        return _method_class(_imported(kind, name), kind, name)
     if name in _entry_points(kind):
         try:
             return _entry_points(kind)[name].load()
@@ -88,7 +90,9 @@ def create(kind: str, name: str, config: dict[str, Any] | None = None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidStudy(f"{KINDS[kind]} {name!r}, setting {where!r}: {first['msg']}", f"known: {', '.join(method.Config.model_fields)}") from None
+        raise InvalidStudy(
+            f"{KINDS[kind]} {name!r}, setting {where!r}: {first['msg']}", f"known: {', '.join(method.Config.model_fields)}"
+        ) from None
 
 
 def card(kind: str, name: str) -> MethodCard:
@@ -115,15 +119,27 @@ def _entry_points(kind: str) -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=f"tempering.{kind}")}
 
 
+def _imported(kind: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"tempering.{kind}.{name}")
+    except Exception as error:
+        raise InvalidStudy(f"the file of the {KINDS[kind]} {name!r} cannot be imported: {error}", "mend it or take it out") from error
+
+
 def _method_class(module: ModuleType, kind: str, name: str) -> Any:
-    own = [
-        value
-        for key, value in vars(module).items()
-        if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "Config") and not key.startswith("_")
-    ]
+    own = _methods_in(module)
     if len(own) != 1:
         raise InvalidStudy(f"{KINDS[kind]} {name!r} must define exactly one public class with a Config, and defines {len(own)}")
-    return own[0]
+    return next(iter(own.values()))
+
+
+def _methods_in(module: ModuleType) -> dict[str, Any]:
+    """The public classes with a ``Config`` that a module itself defines."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "Config") and not key.startswith("_")
+    }
 
 
 def _from_file(kind: str, name: str) -> Any:
@@ -131,11 +147,22 @@ def _from_file(kind: str, name: str) -> Any:
     path = Path(location)
     if not path.is_file():
         raise InvalidStudy(f"no file {location} for the {KINDS[kind]} {name!r}")
-    spec = importlib.util.spec_from_file_location(f"tempering_user_{path.stem}", path)
+    methods = _methods_in(_executed(path, kind))
+    if class_name not in methods:
+        raise UnknownName(f"{KINDS[kind]} class in {location}", class_name, methods)
+    return methods[class_name]
+
+
+def _executed(path: Path, kind: str) -> ModuleType:
+    """Run a user's file as a module of its own, registered because dataclasses and pydantic look their module up."""
+    name = f"tempering_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-        return getattr(module, class_name)
     except Exception as error:
-        raise InvalidStudy(f"{location} cannot be loaded as the {KINDS[kind]} {class_name!r}: {error}") from error
+        del sys.modules[name]
+        raise InvalidStudy(f"{path} cannot be loaded for its {KINDS[kind]}: {error}", "mend the file") from error
+    return module

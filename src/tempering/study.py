@@ -6,13 +6,14 @@ it, and :func:`canonical_hash` names it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +22,10 @@ from tempering.errors import InvalidStudy
 
 SCHEMA_VERSION = 1
 """Raised when the meaning of a stored result changes; part of every unit's hash."""
+
+
+MOST_SEEDS = 10_000
+"""A count of seeds beyond this is a slip of the keyboard, and would fill the memory before anything is planned."""
 
 
 class Need(StrEnum):
@@ -53,9 +58,9 @@ class Choices:
 
 
 class Settings(BaseModel):
-    """Base of every configuration: frozen, and closed to unknown keys so that a typing error is an error."""
+    """Base of every configuration: frozen, finite, and closed to unknown keys so that a typing error is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Budget(Settings):
@@ -72,7 +77,7 @@ class Budget(Settings):
         """Read ``steps=200,flops=1e15``.
 
         Raises:
-            InvalidStudy: the text is no list of ``name=positive number``, or a name is unknown.
+            InvalidStudy: the text is no list of ``name=positive number``, or a name is unknown or stands twice.
         """
         values: dict[str, Any] = {}
         for item in text.split(","):
@@ -82,6 +87,8 @@ class Budget(Settings):
                     f"cannot read the budget {item.strip()!r}",
                     f"write name=number, with a name out of {', '.join(cls.model_fields)}",
                 )
+            if name.strip() in values:
+                raise InvalidStudy(f"the budget {text!r} gives {name.strip()!r} twice", "give each name one number")
             values[name.strip()] = number.strip()
         try:
             return cls(**values)
@@ -134,7 +141,7 @@ class ModelChoice(Settings):
 
     reference: str
     unguarded: str | None = None
-    dtype: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
     chat_template: Path | None = None
     trust_remote_code: bool = False
@@ -194,7 +201,11 @@ class Study(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_or_list(cls, value: object) -> object:
-        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        if not isinstance(value, int) or isinstance(value, bool):
+            return value
+        if value > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS} seeds")
+        return tuple(range(value))
 
     @field_validator("seeds")
     @classmethod
@@ -252,20 +263,63 @@ def load_study(path: Path) -> Study:
         raise InvalidStudy(f"{where} is not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(content, dict):
         raise InvalidStudy(f"{path} holds no mapping", "start with 'models:' and 'attacks:'")
+    if repeated := _repeated_key(tree):
+        raise InvalidStudy(f"{path}:{repeated.start_mark.line + 1}: the key {repeated.value!r} stands twice", "keep one of them")
     try:
         return Study.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         line = _line_of(tree, first["loc"])
-        raise InvalidStudy(f"{path}:{line}: {_first_problem(error)}") from None
+        raise InvalidStudy(f"{path}:{line}: {_first_problem(error, Study)}") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first validation error as one line: where, what is wrong, and for an unknown key the nearest known one.
+
+    Args:
+        error: what pydantic found.
+        model: the model that was validated, for the keys that it would have known.
+    """
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else str(first["msg"])
+        known = sorted(_known_keys(model, first["loc"][:-1])) if model else []
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
+        return f"unknown key {where!r}{hint}"
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+    return f"{where}: {message}" if where else message
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> set[str]:
+    """The keys of the settings that stand at a location, looking through lists and optional values."""
+    for part in location:
+        if isinstance(part, str):
+            model = _settings_in(model.model_fields[part].annotation) if part in getattr(model, "model_fields", {}) else None
+    return set(getattr(model, "model_fields", ()))
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _settings_in(argument))), None)
+
+
+def _repeated_key(node: yaml.Node | None) -> yaml.Node | None:
+    """The first key that its mapping has already had; YAML would silently let the last one win."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                return key
+            seen.add(key.value)
+            if repeated := _repeated_key(value):
+                return repeated
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if repeated := _repeated_key(item):
+                return repeated
+    return None
 
 
 def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
