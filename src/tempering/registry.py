@@ -157,7 +157,8 @@ def _executed(path: Path, kind: str) -> ModuleType:
     """Run a user's file as a module of its own, registered because dataclasses and pydantic look their module up."""
     name = f"tempering_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InvalidStudy(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
