@@ -6,7 +6,6 @@ looking where they land, so any Jinja chat template works without a table of mod
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from tempering.errors import UnusableData, UnusableModel
 IGNORED = -100
 """Label of a position without loss: what ``torch.nn.functional.cross_entropy`` ignores."""
 
-_DATE = datetime.date(2024, 7, 26)
-"""Some templates write today's date. A fixed one keeps a run the same tomorrow; this is the default of Llama 3.1's."""
+_RENDER_SETTINGS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{{ format.replace('%Y', '2024').replace('%y', '24').replace('%m', '07').replace('%B', 'July')"
+    ".replace('%b', 'Jul').replace('%d', '26').replace('%A', 'Friday').replace('%a', 'Fri').replace('%H', '12').replace('%M', '00')"
+    ".replace('%S', '00') }}{% endmacro %}{{ '' }}"
+)
+"""Put before a template that writes today's date, so that a run resumed tomorrow has the same prompts; Llama 3.1's default date."""
 
-_RENDER_SETTINGS: dict[str, Any] = {
-    "enable_thinking": False,
-    "date_string": _DATE.strftime("%d %b %Y"),
-    "strftime_now": _DATE.strftime,
-}
 _USER, _ANSWER, _SYSTEM = "Zquserqz", "Zqanswerqz", "Zqsystemqz"
 _INSTRUCTIONS = ("Explain how rivers", "Please count to seven", "Name one big")
 _OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
@@ -86,6 +85,7 @@ class ChatFormat:
         """
         self.tokenizer = tokenizer
         self.template = _template_of(tokenizer) if template is None else template
+        self._template_to_render = (_FIXED_DATE if "strftime_now" in self.template else "") + self.template
         self._content_in_parts = False
         self._frame = self._find_frame()
         eos = tokenizer.eos_token_id
@@ -214,7 +214,7 @@ class ChatFormat:
             return str(
                 self.tokenizer.apply_chat_template(
                     conversation,
-                    chat_template=self.template,
+                    chat_template=self._template_to_render,
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
                     **_RENDER_SETTINGS,
