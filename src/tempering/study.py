@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from tempering.errors import InvalidStudy
 
@@ -113,6 +114,11 @@ class ThreatModel(Settings):
 
     name: str = "open-weights"
     allows: frozenset[Need] = frozenset(Need) - {Need.PUBLIC_BASE, Need.RETRIEVAL}
+
+    @field_serializer("allows")
+    def _in_order(self, allows: frozenset[Need]) -> list[str]:
+        """Sorted, because a set's order differs between processes and the study's digest must not."""
+        return sorted(need.value for need in allows)
 
 
 class MethodChoice(Settings):
@@ -268,8 +274,7 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        line = _line_of(tree, first["loc"])
+        line = _line_of(tree, _foremost(error)["loc"])
         raise InvalidStudy(f"{path}:{line}: {_first_problem(error, Study)}") from None
 
 
@@ -280,7 +285,7 @@ def _first_problem(error: ValidationError, model: type[BaseModel] | None = None)
         error: what pydantic found.
         model: the model that was validated, for the keys that it would have known.
     """
-    first = error.errors()[0]
+    first = _foremost(error)
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = sorted(_known_keys(model, first["loc"][:-1])) if model else []
@@ -289,6 +294,12 @@ def _first_problem(error: ValidationError, model: type[BaseModel] | None = None)
         return f"unknown key {where!r}{hint}"
     message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     return f"{where}: {message}" if where else message
+
+
+def _foremost(error: ValidationError) -> ErrorDetails:
+    """The error to tell first: an unknown key before the missing one that it was probably meant to be."""
+    errors = error.errors()
+    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
 
 
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> set[str]:
@@ -327,7 +338,7 @@ def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
             if found is None:
                 break
             line, node = found[0].start_mark.line + 1, found[1]
