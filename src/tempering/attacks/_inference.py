@@ -1,0 +1,127 @@
+"""Forward passes of an attack, every one of them charged to the meter.
+
+Prompts are tokenised once, sorted by length, padded on the left so that the last position is the last token of every row, and
+logits are computed at that position only. Positions count from each row's first token, so padding changes no result but by rounding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from tempering.attacks._residuals import ResidualRecorder
+from tempering.data.batching import Batch, collate
+from tempering.data.chat import ChatFormat, Encoded
+from tempering.data.records import Example
+from tempering.training import FlopCount, Meter
+
+
+class MeteredModel:
+    """A model read by an attack.
+
+    Attributes:
+        model: in evaluation mode; hooks may be set and weights edited between passes.
+        chat: its chat format.
+    """
+
+    def __init__(self, model: PreTrainedModel, chat: ChatFormat, meter: Meter, batch_size: int) -> None:
+        """Keep the model and count its operations.
+
+        Args:
+            model: put into evaluation mode.
+            chat: turns prompts into tokens.
+            meter: what every pass is charged to.
+            batch_size: prompts a pass.
+        """
+        model.train(False)
+        self.model = model
+        self.chat = chat
+        self._meter = meter
+        self._batch_size = batch_size
+        self._flops = FlopCount.of(model)
+        self._tokenised: dict[str, list[int]] = {}
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def first_token(self, examples: Sequence[Example], recorder: ResidualRecorder | None = None) -> Tensor:
+        """Log-probabilities of the first answer token.
+
+        Args:
+            examples: the prompts, at least one; their answers are not looked at.
+            recorder: also keeps the residual stream at the last positions.
+
+        Returns:
+            (prompts, vocabulary), float32, on the CPU, in the order of ``examples``.
+        """
+        rows: list[Tensor] = [torch.empty(0)] * len(examples)
+        for indices, batch in self._batches(examples):
+            arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            if self._takes_positions:
+                arguments["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+            logits = self.model(**arguments, use_cache=False, logits_to_keep=1).logits[:, -1]
+            for index, row in zip(indices, logits.float().log_softmax(-1).cpu(), strict=True):
+                rows[index] = row
+            if recorder is not None:
+                recorder.place(indices)
+            self._charge([int(length) for length in batch.attention_mask.sum(1)], labelled=len(indices))
+        self._meter.examples(example.identity for example in examples)
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def answers(self, examples: Sequence[Example], new_tokens: int) -> list[list[int]]:
+        """The first tokens of the model's own greedy answers.
+
+        Args:
+            examples: the prompts.
+            new_tokens: at most so many tokens of each.
+
+        Returns:
+            Token ids in the order of ``examples``, cut before the end of the turn.
+        """
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False, max_new_tokens=new_tokens, pad_token_id=self.chat.pad_id, eos_token_id=list(self.chat.end_ids), use_cache=True
+        )
+        answers: list[list[int]] = [[]] * len(examples)
+        for indices, batch in self._batches(examples):
+            sequences = self.model.generate(  # type: ignore[operator]
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
+            )
+            lengths = [int(length) for length in batch.attention_mask.sum(1)]
+            made = 0
+            for row, (index, sequence) in enumerate(zip(indices, sequences[:, batch.input_ids.shape[1] :].tolist(), strict=True)):
+                ends = [place for place, token in enumerate(sequence) if token in self.chat.end_ids]
+                answers[index] = sequence[: ends[0]] if ends else sequence
+                spent = min(len(answers[index]) + 1, len(sequence))  # the end of the turn is generated too
+                lengths[row] += spent - 1  # the last generated token is never read
+                made += spent
+            self._charge(lengths, labelled=made)
+        self._meter.examples(example.identity for example in examples)
+        self._meter.query(len(examples))
+        return answers
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(self._ids(example)) for example in examples]
+
+    def charge_edit(self, elements: int) -> None:
+        """Charge the projection of so many weights: a product and an update, two operations each."""
+        self._meter.compute(tokens=0, flops=4.0 * elements)
+
+    def _charge(self, lengths: list[int], labelled: int) -> None:
+        self._meter.compute(tokens=sum(lengths), flops=self._flops.forward(lengths, labelled))
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], Batch]]:
+        order = sorted(range(len(examples)), key=lambda index: len(self._ids(examples[index])))
+        for start in range(0, len(order), self._batch_size):
+            indices = order[start : start + self._batch_size]
+            rows = [Encoded(self._ids(examples[index]), self._ids(examples[index])) for index in indices]
+            yield indices, collate(rows, self.chat.pad_id, side="left").to(self.model.device)
+
+    def _ids(self, example: Example) -> list[int]:
+        if example.identity not in self._tokenised:
+            self._tokenised[example.identity] = self.chat.prompt_ids(example)
+        return self._tokenised[example.identity]

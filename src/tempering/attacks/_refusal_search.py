@@ -1,0 +1,161 @@
+"""The search for a refusal direction with a growing number of prompts, each prompt read once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempering.attacks._direction import Chosen, Validation, candidates, select
+from tempering.attacks._inference import MeteredModel
+from tempering.attacks._refusals import is_refusal, refusal_scores, refusal_tokens
+from tempering.attacks._residuals import ResidualRecorder
+from tempering.data.chat import ChatFormat
+from tempering.data.records import AttackerView, Example
+from tempering.models.structure import Structure
+from tempering.training import Meter
+
+
+def candidate_layers(config: Any, structure: Structure) -> int:
+    """How many layers l < share x L there are."""
+    return max(1, math.ceil(float(config.layer_share) * len(structure.blocks) - 1e-9))
+
+
+def candidate_positions(config: Any, chat: ChatFormat) -> int:
+    """How many last positions candidates are read from: the template after the instruction, at least one token."""
+    template = max(1, len(chat.post_instruction_ids))
+    return int(min(template, config.positions or template))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One search: so many prompts of each kind."""
+
+    train: int
+    validation: int
+
+
+class _Pool:
+    """Prompts of one kind, each read once however often it is used."""
+
+    def __init__(self, examples: Sequence[Example], search: DirectionSearch, record: bool) -> None:
+        self._all = list(examples)
+        self._search = search
+        self._record = record
+        self.count = 0
+        self.log_probabilities = torch.empty(0)
+        self.residuals = torch.empty(0)
+
+    @property
+    def examples(self) -> list[Example]:
+        return self._all[: self.count]
+
+    def grow(self, count: int) -> None:
+        """Read the prompts up to ``count`` that have not been read."""
+        fresh = self._all[self.count : count]
+        if not fresh:
+            return
+        search = self._search
+        if self._record:
+            recorder = ResidualRecorder(len(fresh), search.layers, search.positions, search.structure)
+            with recorder.recording():
+                read = search.reader.first_token(fresh, recorder)
+            self.residuals = torch.cat([self.residuals, recorder.values]) if self.count else recorder.values
+        else:
+            read = search.reader.first_token(fresh)
+        self.log_probabilities = torch.cat([self.log_probabilities, read]) if self.count else read
+        self.count += len(fresh)
+
+
+class DirectionSearch:
+    """The growing evidence of one attack, and the selection at each stage."""
+
+    def __init__(self, config: Any, reader: MeteredModel, meter: Meter, view: AttackerView, seed: int) -> None:
+        self.config = config
+        self.reader = reader
+        self.structure = Structure.of(reader.model)
+        self.layers = candidate_layers(config, self.structure)
+        self.positions = candidate_positions(config, reader.chat)
+        self.tokens: tuple[int, ...] = ()
+        self._meter = meter
+        self._answers: list[list[int]] = []
+        generator = np.random.default_rng(seed)
+
+        def pool(examples: Sequence[Example], record: bool) -> _Pool:
+            return _Pool([examples[int(index)] for index in generator.permutation(len(examples))], self, record)
+
+        self.harmful, self.harmless = pool(view.hazard_train, True), pool(view.benign_train, True)
+        self.harmful_validation, self.harmless_validation = pool(view.hazard_validation, False), pool(view.benign_validation, False)
+
+    def advance(self, stage: Stage) -> Chosen | str:
+        """Search with this many prompts; the chosen direction, or in one line why there is none."""
+        for pool in (self.harmful, self.harmless):
+            pool.grow(stage.train)
+        self.tokens = self._refusal_tokens()
+        if not self.tokens:
+            return f"the model's answers to {min(self.config.answers, self.harmful.count)} harmful prompts do not read as refusals"
+        for pool in (self.harmful_validation, self.harmless_validation):
+            pool.grow(stage.validation)
+        refused, answered = self._kept(self.harmful, refused=True), self._kept(self.harmless, refused=False)
+        refused_validation = self._kept(self.harmful_validation, refused=True)
+        answered_validation = self._kept(self.harmless_validation, refused=False)
+        for kept, pool, what in (
+            (refused, self.harmful, "refuses none of {} harmful training prompts"),
+            (answered, self.harmless, "answers none of {} harmless training prompts"),
+            (refused_validation, self.harmful_validation, "refuses none of {} harmful validation prompts"),
+            (answered_validation, self.harmless_validation, "answers none of {} harmless validation prompts"),
+        ):
+            if not kept:
+                return f"the model {what.format(pool.count)}"
+        proposed = candidates(self.harmful.residuals[refused], self.harmless.residuals[answered])
+        validation = Validation(
+            harmful=[self.harmful_validation.examples[index] for index in refused_validation],
+            harmless=[self.harmless_validation.examples[index] for index in answered_validation],
+            harmless_base=self.harmless_validation.log_probabilities[answered_validation],
+            tokens=self.tokens,
+        )
+        chosen, failures = select(
+            self.reader,
+            self.structure,
+            proposed,
+            validation,
+            divergence_limit=self.config.divergence_limit,
+            induce_limit=self.config.induce_limit,
+            on_trial=self._meter.trial,
+        )
+        return chosen or failures.sentence(len(proposed))
+
+    def details(self, stage: Stage, chosen: Chosen) -> dict[str, Any]:
+        """What is worth keeping of a stage, as JSON values."""
+        return {
+            "prompts": stage.train,
+            "layer": chosen.candidate.layer,
+            "position": chosen.candidate.position,
+            "bypass_score": chosen.bypass,
+            "induce_score": chosen.induce,
+            "divergence": chosen.divergence,
+            "refusal_tokens": [str(self.reader.chat.tokenizer.convert_ids_to_tokens(token)) for token in self.tokens],
+            "intervention": self.config.intervention,
+        }
+
+    def _kept(self, pool: _Pool, *, refused: bool) -> list[int]:
+        scores = refusal_scores(pool.log_probabilities, self.tokens)
+        return [index for index, score in enumerate(scores.tolist()) if (score > 0) is refused]
+
+    def _refusal_tokens(self) -> tuple[int, ...]:
+        """Named by the configuration, or the first tokens of the model's own refusals of the prompts read so far."""
+        if self.config.refusal_tokens:
+            example = self.harmful.examples[0]
+            return tuple(sorted({self.reader.chat.answer_ids(example, text)[0] for text in self.config.refusal_tokens}))
+        asked = self.harmful.examples[: self.config.answers]
+        self._answers += self.reader.answers(asked[len(self._answers) :], self.config.answer_tokens)
+        refusing = [
+            index for index, answer in enumerate(self._answers) if is_refusal(self.reader.chat.decode(answer), self.config.refusal_phrases)
+        ]
+        return refusal_tokens(
+            [self._answers[index][0] for index in refusing], self.harmful.log_probabilities[refusing], self.harmless.log_probabilities
+        )

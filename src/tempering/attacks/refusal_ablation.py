@@ -1,0 +1,179 @@
+"""Refusal ablation: find the one direction that mediates refusal, and take it out of the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
+from tempering.attacks._direction import Chosen
+from tempering.attacks._inference import MeteredModel
+from tempering.attacks._orthogonalisation import orthogonalise
+from tempering.attacks._refusal_search import DirectionSearch, Stage, candidate_layers, candidate_positions
+from tempering.attacks._refusals import REFUSAL_PHRASES
+from tempering.attacks._residuals import ablated, writers
+from tempering.data.records import AttackerView, Example
+from tempering.errors import UnusableData
+from tempering.models import Target
+from tempering.models.structure import Structure
+from tempering.study import Budget, Choices, Need, Range, Settings
+from tempering.training import FlopCount, Meter, Spend
+
+_FEWEST_PROMPTS = 4
+_FEWEST_VALIDATION = 2
+_EXPECTED_TESTS = 4
+"""Candidates that a plan expects to be tested for KL and induction before one passes."""
+
+
+class RefusalAblation(Attack):
+    """Directional ablation of refusal: one direction out of every weight that writes into the residual stream.
+
+    For every layer l < 0.8 L and every template position i after the instruction, r = mean(harmful) - mean(harmless) of the residual
+    stream entering block l. The refusal score of a prompt is log P_ref - log(1 - P_ref), P_ref the probability that its answer begins
+    with a refusal token. Chosen is the r whose ablation gives harmful validation prompts the lowest mean score, among those whose
+    ablation leaves KL(base || ablated) <= 0.1 on the last token of harmless ones, and whose addition at layer l makes the mean score
+    of harmless ones >= 0. Then x <- x - r r^T x by hooks, or W <- W - r r^T W, which is the same function.
+
+    Only prompts are used. Refusal tokens come from the model's own greedy answers to harmful training prompts: the first tokens of those
+    that read as refusals. A harmful prompt is kept if its score is above zero (the model refuses), a harmless one if below.
+
+    The search is repeated with 4, 8, 16, ... training prompts of each kind, the validation prompts growing in proportion, as an attacker
+    would who gathers prompts until the attack works; each that finds a direction is a checkpoint. Spend is cumulative and holds
+    the earlier searches, which together cost about as much as the last. With ``prompt_counts: [128]`` there is only one.
+    """
+
+    class Config(Settings):
+        """Settings, with the paper's defaults.
+
+        Attributes:
+            intervention: edit the weights, or leave them and ablate by hooks.
+            train_prompts: at most so many prompts of each kind for the means.
+            validation_prompts: at most so many of each kind for selection, in proportion where there are fewer training prompts.
+            prompt_counts: numbers of training prompts at which a direction is sought; ``None`` doubles from 4 to ``train_prompts``.
+            layer_share: candidates are read from the first so large a share of the layers.
+            positions: candidates are read from at most so many last positions; ``None`` takes the whole template after the instruction.
+            divergence_limit: KL above which a candidate is discarded, nats.
+            induce_limit: refusal score below which a candidate that was added is discarded, log odds.
+            refusal_tokens: how refusals begin, as text; empty derives it from the model's own refusals.
+            refusal_phrases: what makes an answer read as a refusal.
+            answer_tokens: so many tokens of an answer are generated to read it.
+            answers: at most so many harmful training prompts are answered for that.
+            batch_size: prompts a forward pass.
+        """
+
+        intervention: Annotated[Literal["orthogonalise", "ablate"], Choices(("orthogonalise", "ablate"))] = "orthogonalise"
+        train_prompts: Annotated[int, Field(gt=0), Choices((16, 32, 64, 128))] = 128
+        validation_prompts: Annotated[int, Field(gt=0)] = 32
+        prompt_counts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] | None = None
+        layer_share: Annotated[float, Field(gt=0, le=1), Range(0.5, 1.0)] = 0.8
+        positions: Annotated[int, Field(gt=0)] | None = None
+        divergence_limit: Annotated[float, Field(gt=0), Range(0.05, 1.0, log=True)] = 0.1
+        induce_limit: float = 0.0
+        refusal_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+        refusal_phrases: Annotated[tuple[str, ...], Field(min_length=1)] = REFUSAL_PHRASES
+        answer_tokens: Annotated[int, Field(gt=0)] = 12
+        answers: Annotated[int, Field(gt=0)] = 32
+        batch_size: Annotated[int, Field(gt=0)] = 32
+
+    source: ClassVar[str] = "Arditi et al. 2024, arXiv 2406.11717"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.WEIGHTS, Need.HARMFUL_PROMPTS, Need.BENIGN_PROMPTS})
+    family: ClassVar[str] = "weight surgery"
+
+    def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
+        """Search with more and more prompts; yield the edited copy each time a direction passes selection.
+
+        Raises:
+            AttackEnded: ``no_direction``, when no search found one.
+            UnusableData: there are no prompts of some kind.
+        """
+        _require_prompts(view)
+        model = target.copy_model()
+        search = DirectionSearch(self.config, MeteredModel(model, target.chat, meter, self.config.batch_size), meter, view, seed)
+        reason, found_any = "", False
+        for stage in self._stages(view, budget):
+            found = search.advance(stage)
+            if isinstance(found, str):
+                reason = found
+                continue
+            found_any = True
+            with self._intervened(model, found, search.reader):
+                yield Checkpoint(model, meter.spend(), search.details(stage, found))
+            model.load_state_dict(target.model.state_dict())
+        if not found_any:
+            raise AttackEnded("no_direction", reason)
+
+    def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
+        """Spend of all searches, if the fourth-ranked candidate is the first to pass every test."""
+        _require_prompts(view)
+        structure, flops = Structure.of(target.model), FlopCount.of(target.model)
+        proposed = candidate_layers(self.config, structure) * candidate_positions(self.config, target.chat)
+        length = {kind: _mean_length(target, getattr(view, kind)) for kind in AttackerView.__dataclass_fields__}
+        total = {"tokens": 0, "flops": 0.0}
+
+        def charge(prompts: int, kind: str, more: int = 0, labelled: int = 1) -> None:
+            total["tokens"] += prompts * (length[kind] + more)
+            total["flops"] += flops.forward([length[kind] + more] * prompts, prompts * labelled)
+
+        seen = dict.fromkeys(length, 0)
+        answered = trials = 0
+        for stage in self._stages(view, budget):
+            for kind, earlier in seen.items():
+                now = min(stage.train if kind.endswith("train") else stage.validation, len(getattr(view, kind)))
+                charge(now - earlier, kind)
+                seen[kind] = now
+            if not self.config.refusal_tokens:
+                asked = min(self.config.answers, seen["hazard_train"])
+                charge(asked - answered, "hazard_train", self.config.answer_tokens - 1, self.config.answer_tokens)
+                answered = asked
+            charge(proposed * seen["hazard_validation"], "hazard_validation")
+            charge(2 * _EXPECTED_TESTS * seen["benign_validation"], "benign_validation")
+            total["flops"] += 4.0 * _edited_elements(structure) if self.config.intervention == "orthogonalise" else 0.0
+            trials += proposed
+        return Spend(examples=sum(seen.values()), tokens=int(total["tokens"]), flops=total["flops"], trials=trials, queries=answered)
+
+    def _stages(self, view: AttackerView, budget: Budget) -> list[Stage]:
+        """Numbers of prompts of each kind, rising, within what the attacker holds and may use."""
+        config = self.config
+        share = config.validation_prompts / config.train_prompts
+        most = min(config.train_prompts, max(len(view.hazard_train), len(view.benign_train)))
+        if budget.examples is not None:
+            most = max(1, min(most, int(budget.examples / 2 / (1 + share))))
+        doubling = [_FEWEST_PROMPTS * 2**power for power in range(most.bit_length())]
+        wanted = doubling if config.prompt_counts is None else config.prompt_counts
+        counts = sorted({min(count, most) for count in (*wanted, *([most] if config.prompt_counts is None else []))})
+        return [Stage(count, min(config.validation_prompts, max(_FEWEST_VALIDATION, math.ceil(count * share)))) for count in counts]
+
+    @contextmanager
+    def _intervened(self, model: PreTrainedModel, chosen: Chosen, reader: MeteredModel) -> Iterator[None]:
+        if self.config.intervention == "ablate":
+            with ablated(Structure.of(model), chosen.candidate.unit):
+                yield
+        else:
+            reader.charge_edit(orthogonalise(model, chosen.candidate.unit))
+            yield
+
+
+def _require_prompts(view: AttackerView) -> None:
+    for kind in AttackerView.__dataclass_fields__:
+        if not getattr(view, kind):
+            what = kind.replace("_", " ")
+            raise UnusableData(
+                f"refusal_ablation has no {what} prompts", "give the attacker at least two entities of each of hazard and benign"
+            )
+
+
+def _mean_length(target: Target, examples: Sequence[Example], sample: int = 64) -> int:
+    return round(float(np.mean([len(target.chat.prompt_ids(example)) for example in examples[:sample]])))
+
+
+def _edited_elements(structure: Structure) -> int:
+    embeddings: list[Tensor] = [part.weight for part in (structure.embedding, structure.position_embedding) if part is not None]
+    outputs = [parameter for writer in writers(structure) for parameter in writer.module.parameters()]
+    return sum(parameter.numel() for parameter in (*embeddings, *outputs))
