@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tempering.errors import UnusableData
 
@@ -71,6 +72,13 @@ class Example(BaseModel):
             return {**values, "entity": values.get("prompt", "")}
         return values
 
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a prompt needs more than white space")
+        return value
+
     @cached_property
     def identity(self) -> str:
         """Sixteen hexadecimal digits that name this example by its content."""
@@ -118,7 +126,7 @@ class Division:
     """A dataset cut into its three parts.
 
     Raises:
-        UnusableData: an entity stands in two parts, or there is no hazard to attack or to test.
+        UnusableData: an entity or a prompt stands in two parts, or there is no hazard to attack or to test.
     """
 
     attacker: tuple[Example, ...]
@@ -126,18 +134,22 @@ class Division:
     evaluator: tuple[Example, ...]
 
     def __post_init__(self) -> None:
-        """Refuse parts that share an entity or that leave nothing to measure."""
-        parts = {part: {example.entity for example in getattr(self, part.value)} for part in Part}
-        for first, second in ((Part.ATTACKER, Part.DEFENDER), (Part.ATTACKER, Part.EVALUATOR), (Part.DEFENDER, Part.EVALUATOR)):
-            shared = parts[first] & parts[second]
-            if shared:
-                raise UnusableData(
-                    f"{len(shared)} entities stand in both the {first} and the {second} part, {min(shared)!r} among them",
-                    "give each entity one part",
-                )
+        """Refuse parts that share an entity or a prompt, or that leave nothing to measure."""
+        for first, second in combinations(Part, 2):
+            for kind in ("entity", "prompt"):
+                shared = {getattr(example, kind) for example in self._in(first)} & {getattr(example, kind) for example in self._in(second)}
+                if shared:
+                    raise UnusableData(
+                        f"the {kind} {min(shared)!r} stands in both the {first} and the {second} part ({len(shared)} shared)",
+                        f"give each {kind} one part",
+                    )
+        hazards = {example.entity for part in Part for example in self._in(part) if example.role is Role.HAZARD}
         for part in (Part.ATTACKER, Part.EVALUATOR):
-            if not any(example.role is Role.HAZARD for example in getattr(self, part.value)):
-                raise UnusableData(f"the {part} part has no hazard examples", "mark some with role 'hazard'")
+            if not self._of(part, Role.HAZARD):
+                raise UnusableData(
+                    f"the {part} part has no hazard examples; all the data has hazard examples about {len(hazards)} entities",
+                    "give at least two, or give some of them that part",
+                )
 
     def attacker_view(self) -> AttackerView:
         """The attacker's examples, a fifth of each role's entities kept back for validation."""
@@ -153,8 +165,11 @@ class Division:
         """The held-out examples."""
         return EvaluatorView(*(self._of(Part.EVALUATOR, role) for role in Role))
 
+    def _in(self, part: Part) -> tuple[Example, ...]:
+        return {Part.ATTACKER: self.attacker, Part.DEFENDER: self.defender, Part.EVALUATOR: self.evaluator}[part]
+
     def _of(self, part: Part, role: Role) -> tuple[Example, ...]:
-        return tuple(example for example in getattr(self, part.value) if example.role is role)
+        return tuple(example for example in self._in(part) if example.role is role)
 
 
 @dataclass(frozen=True)
@@ -164,10 +179,12 @@ class Dataset:
     Attributes:
         name: what reports call it.
         examples: every example, of every role.
+        duplicates: how many examples an importer left out because their prompt came before.
     """
 
     name: str
     examples: tuple[Example, ...]
+    duplicates: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -183,8 +200,10 @@ class Dataset:
     def divide(self, seed: int = 0, fractions: tuple[float, float, float] = (0.4, 0.3, 0.3)) -> Division:
         """Cut the data by entity into attacker, defender and evaluator.
 
-        Entities whose examples name a part keep it; the others are shuffled by ``seed`` and dealt out so that each role
-        and domain is divided in the given fractions.
+        Entities that share a prompt count as one. Those whose examples name a part keep it. The others are shuffled by
+        ``seed`` and dealt out in the given fractions, role by role and evenly over the domains, so that every part gets
+        hazard and benign entities while there are any. A part that already has examples of a role from the data gets no
+        more of that role: who fixes a test set means it to stay as it is.
 
         Args:
             seed: decides the shuffle.
@@ -192,52 +211,100 @@ class Dataset:
 
         Raises:
             UnusableData: an entity is given two parts, or a part that an audit needs is left without hazard.
+            ValueError: the fractions are no shares of one.
         """
+        if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions must be shares that add to one, not {fractions}")
+        groups = _groups(self.examples)
+        assigned = self._assigned_parts(groups)
+        shares = dict(zip(Part, fractions, strict=True))
+        generator = np.random.default_rng(seed)
+        for role, decks in _free_decks(self.examples, groups, assigned).items():
+            taken = {example.part for example in self.examples if example.role is role}
+            open_parts = {part: share for part, share in shares.items() if part not in taken and share > 0} or shares
+            assigned.update(_deal(decks, open_parts, generator))
         parts: dict[Part, list[Example]] = {part: [] for part in Part}
-        assigned = self._assigned_parts()
-        free = [example for example in self.examples if example.entity not in assigned]
-        assigned.update(_deal(free, seed, fractions))
         for example in self.examples:
-            parts[assigned[example.entity]].append(example)
+            parts[assigned[groups[example.entity]]].append(example)
         return Division(*(tuple(parts[part]) for part in Part))
 
-    def _assigned_parts(self) -> dict[str, Part]:
+    def _assigned_parts(self, groups: dict[str, str]) -> dict[str, Part]:
+        """The part of every group that the data gives one."""
+        first: dict[str, Example] = {}
         assigned: dict[str, Part] = {}
         for example in self.examples:
             if example.part is None:
                 continue
-            if assigned.setdefault(example.entity, example.part) is not example.part:
+            group = groups[example.entity]
+            other = first.setdefault(group, example)
+            if assigned.setdefault(group, example.part) is not example.part:
+                who = f"entity {example.entity!r}"
+                if other.entity != example.entity:
+                    who += f", which shares prompts with {other.entity!r},"
                 raise UnusableData(
-                    f"entity {example.entity!r} of {self.name} stands in both the {assigned[example.entity]} "
-                    f"and the {example.part} part",
-                    "give each entity one part",
+                    f"{who} of {self.name} stands in both the {assigned[group]} and the {example.part} part", "give each entity one part"
                 )
         return assigned
 
 
-def _deal(examples: Sequence[Example], seed: int, fractions: tuple[float, float, float]) -> dict[str, Part]:
-    """Assign each entity to a part, stratified by the role and domain it is first seen with."""
-    strata: dict[tuple[str, str], list[str]] = {}
-    seen: set[str] = set()
+def _groups(examples: Sequence[Example]) -> dict[str, str]:
+    """For each entity the name of its group: entities joined by a common prompt must not be parted."""
+    parent: dict[str, str] = {}
+
+    def root(entity: str) -> str:
+        while parent.setdefault(entity, entity) != entity:
+            parent[entity] = parent[parent[entity]]
+            entity = parent[entity]
+        return entity
+
+    asker: dict[str, str] = {}
     for example in examples:
-        if example.entity not in seen:
-            seen.add(example.entity)
-            strata.setdefault((example.role.value, example.domain), []).append(example.entity)
-    generator = np.random.default_rng(seed)
+        parent[root(example.entity)] = root(asker.setdefault(example.prompt, example.entity))
+    return {entity: root(entity) for entity in list(parent)}
+
+
+def _free_decks(examples: Sequence[Example], groups: dict[str, str], assigned: dict[str, Part]) -> dict[Role, dict[str, list[str]]]:
+    """Groups without a part, by role (hazard first, where a group has several) and by the domain they are first seen with."""
+    decks: dict[Role, dict[str, list[str]]] = {}
+    seen = set(assigned)
+    for role in Role:
+        for example in examples:
+            group = groups[example.entity]
+            if example.role is role and group not in seen:
+                seen.add(group)
+                decks.setdefault(role, {}).setdefault(example.domain, []).append(group)
+    return decks
+
+
+def _deal(decks: dict[str, list[str]], shares: dict[Part, float], generator: np.random.Generator) -> dict[str, Part]:
+    """Deal shuffled decks, one after the other, each card to the part furthest behind its share; empty parts come first."""
+    precedence = (Part.ATTACKER, Part.EVALUATOR, Part.DEFENDER)
+    total = sum(shares.values())
+    counts = dict.fromkeys(shares, 0)
     assigned: dict[str, Part] = {}
-    for key in sorted(strata):
-        entities = strata[key]
-        order = generator.permutation(len(entities))
-        ends = np.rint(np.cumsum(fractions) * len(entities)).astype(int)
-        for position, index in enumerate(order):
-            assigned[entities[index]] = list(Part)[min(int(np.searchsorted(ends, position, side="right")), 2)]
+    domains = sorted(decks)
+    for domain in (domains[index] for index in generator.permutation(len(domains))):
+        for index in generator.permutation(len(decks[domain])):
+            dealt = len(assigned) + 1
+
+            def urgency(part: Part, dealt: int = dealt) -> tuple[bool, float, int]:
+                due = shares[part] / total * dealt
+                return shares[part] > 0 and counts[part] == 0, due - counts[part], -precedence.index(part)
+
+            part = max(shares, key=urgency)
+            counts[part] += 1
+            assigned[decks[domain][index]] = part
     return assigned
 
 
 def _hold_back(examples: tuple[Example, ...], share: float = 0.2) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Cut off the last ``share`` of the entities (at least one, where there are two) for validation."""
+    """Keep back ``share`` of the entities (at least one, where there are two) for validation, drawn by a fixed seed.
+
+    They are drawn, and not cut off the end, since data often comes sorted by domain.
+    """
     entities = list(dict.fromkeys(example.entity for example in examples))
-    kept_back = set(entities[len(entities) - max(1, round(share * len(entities))) :]) if len(entities) > 1 else set()
+    count = max(1, round(share * len(entities))) if len(entities) > 1 else 0
+    kept_back = {entities[index] for index in np.random.default_rng(0).permutation(len(entities))[:count]}
     train = tuple(example for example in examples if example.entity not in kept_back)
     return train, tuple(example for example in examples if example.entity in kept_back)
 
