@@ -1,0 +1,128 @@
+"""Everything a report draws, from the two tables that a run leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tempering.economics.breaks import find_breaks, priced, with_recovered
+from tempering.economics.medians import FEW_SEEDS, Median, cost_to_break
+from tempering.economics.prices import PriceBook
+from tempering.economics.tables import CURRENCIES, GROUP, OUTCOMES
+
+ENDED = ("destroyed", "no_direction", "failed")
+"""Outcomes of runs that ended without a usable break; see :mod:`tempering.economics.medians`."""
+
+_SURVIVAL = ["spend", "survival", "low", "high", "kaplan_meier"]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What attacks cost. The tables are described in :mod:`tempering.economics.tables`.
+
+    Attributes:
+        trajectories: the probes with ``gpu_hours``, ``usd``, ``recovered`` and ``utility_kept``.
+        breaks: one row a unit.
+        survival: one row a point of a curve.
+        prices: one row a (model, defense, attack).
+        cheapest: of the attacks whose median cost is known, the one with the least; ``None`` if nothing broke often enough.
+            Keys: ``model, defense, attack``, every currency's median (``None`` where that one is censored),
+            ``usd_low, usd_high, trials, few_seeds``.
+    """
+
+    trajectories: pd.DataFrame
+    breaks: pd.DataFrame
+    survival: pd.DataFrame
+    prices: pd.DataFrame
+    cheapest: dict[str, Any] | None
+
+
+def assess(
+    units: pd.DataFrame, trajectories: pd.DataFrame, *, tau: float, epsilon: float, price_book: PriceBook, accelerator: str, seed: int = 0
+) -> Assessment:
+    """Find the breaks, draw the survival curves, and price every attack.
+
+    Args:
+        units: one row a unit of work.
+        trajectories: one row a probe.
+        tau: recovered harm that makes a break, in (0, 1].
+        epsilon: share of the target's utility that a break may lose, in [0, 1).
+        price_book: from :func:`tempering.economics.prices.load_price_book`.
+        accelerator: its name in the price book.
+        seed: of the bootstrap's draws.
+
+    Returns:
+        The assessment; the same, whatever the order of the rows.
+
+    Raises:
+        InvalidTable: a table does not follow its schema.
+        UnknownName: the price book has no such accelerator.
+    """
+    hardware = price_book.accelerator(accelerator)
+    probes = priced(with_recovered(trajectories, units), hardware)
+    breaks = find_breaks(units, trajectories, tau=tau, epsilon=epsilon, accelerator=hardware)
+    rows: list[dict[str, Any]] = []
+    curves: list[pd.DataFrame] = []
+    for key, runs in breaks.groupby(GROUP, sort=True):
+        group = dict(zip(GROUP, key, strict=True))
+        costs = {}
+        for currency in CURRENCIES:
+            costs[currency], curve = cost_to_break(
+                runs[f"{currency}_lower"].to_numpy(),
+                runs[f"{currency}_upper"].to_numpy(),
+                runs["outcome"].isin(ENDED).to_numpy(),
+                seed=seed,
+            )
+            curves.append(pd.DataFrame({**group, "currency": currency, **{column: getattr(curve, column) for column in _SURVIVAL}}))
+        rows.append({**group, **_row(runs, costs)})
+    prices = _prices(rows)
+    empty = pd.DataFrame(columns=[*GROUP, "currency", *_SURVIVAL]).astype(dict.fromkeys(_SURVIVAL, "float64"))
+    survival = pd.concat(curves, ignore_index=True) if curves else empty
+    return Assessment(probes, breaks, survival, prices, _cheapest(prices))
+
+
+def _row(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]:
+    counts = runs["outcome"].value_counts()
+    row: dict[str, Any] = {"trials": len(runs), **{outcome: int(counts.get(outcome, 0)) for outcome in OUTCOMES}}
+    for currency, cost in costs.items():
+        row[f"{currency}_median"] = np.nan if cost.value is None else cost.value
+        row[f"{currency}_low"], row[f"{currency}_high"] = cost.low, cost.high
+        row[f"{currency}_censored"] = cost.censored
+    row["best_recovered"] = runs["best_recovered"].max()
+    row["utility_kept"] = runs["utility_kept"].median()
+    row["few_seeds"] = runs["seed"].nunique() < FEW_SEEDS
+    return row
+
+
+def _prices(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    kinds = {
+        **dict.fromkeys(GROUP, "object"),
+        **dict.fromkeys(("trials", *OUTCOMES), "int64"),
+        **{
+            f"{currency}_{part}": "bool" if part == "censored" else "float64"
+            for currency in CURRENCIES
+            for part in ("median", "low", "high", "censored")
+        },
+        **dict.fromkeys(("best_recovered", "utility_kept"), "float64"),
+        "few_seeds": "bool",
+    }
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+
+
+def _cheapest(prices: pd.DataFrame) -> dict[str, Any] | None:
+    known = prices[~prices["usd_censored"]].sort_values(["usd_median", "flops_median", *GROUP], kind="stable")
+    if known.empty:
+        return None
+    best = known.iloc[0]
+    medians = {currency: None if best[f"{currency}_censored"] else float(best[f"{currency}_median"]) for currency in CURRENCIES}
+    return {
+        **{column: str(best[column]) for column in GROUP},
+        **medians,
+        "usd_low": float(best["usd_low"]),
+        "usd_high": float(best["usd_high"]),
+        "trials": int(best["trials"]),
+        "few_seeds": bool(best["few_seeds"]),
+    }
