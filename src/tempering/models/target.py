@@ -25,6 +25,7 @@ class Target:
         chat: how messages become tokens.
         digest: SHA-256 over names, shapes, dtypes and bytes of all weights, and the chat template.
         safeguard: how the hazard is withheld, where it is known.
+        revision: commit of a model from the hub; ``None`` for local ones, which the digest alone names.
     """
 
     reference: str
@@ -33,6 +34,7 @@ class Target:
     chat: ChatFormat
     digest: str
     safeguard: Safeguard = "unknown"
+    revision: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -51,4 +53,4 @@ class Target:
             dtype: type of the copy's weights; ``None`` keeps the target's.
         """
         model = copy.deepcopy(self.model)
-        return model.to(dtype=dtype) if dtype is not None else model  # type: ignore[no-any-return,call-arg]
+        return model.to(dtype=dtype) if dtype is not None else model  # type: ignore[call-arg]

@@ -1,0 +1,84 @@
+"""Fetches a model from the Hugging Face hub, or from its cache on this machine; the only place here that asks the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+
+from tempering.errors import UnusableModel
+from tempering.models.inspection import PICKLES, pickle_refusal
+
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_UNWANTED = ["*/*", "consolidated*", "*.onnx*"]  # folders hold other formats and copies
+
+
+def fetch(name: str, revision: str | None, reference: str, *, trust_remote_code: bool = False) -> tuple[Path, str]:
+    """Bring a repository's safetensors, configuration and tokenizer into the hub's cache.
+
+    With ``HF_HUB_OFFLINE`` set, or without a network, only what the cache holds is used.
+
+    Args:
+        name: ``org/name``.
+        revision: branch, tag or commit; ``None`` takes the default branch.
+        reference: what the user wrote, for messages.
+        trust_remote_code: also fetch Python files, which are otherwise left where they are.
+
+    Returns:
+        The directory, and the commit that it holds.
+
+    Raises:
+        UnusableModel: no such repository or revision, no access, no network and not cached, or pickles only.
+    """
+    wanted = [*_WANTED, "*.py"] if trust_remote_code else _WANTED
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED))
+    except Exception as error:  # the client's own errors, those of its HTTP library, and the disk's
+        raise _explain(error, name, revision, reference) from error
+    if not any(folder.glob("*.safetensors")):
+        _refuse_pickles(name, revision, reference)
+    return folder, folder.name
+
+
+def _refuse_pickles(name: str, revision: str | None, reference: str) -> None:
+    """Say so, where the repository has weights, only not as safetensors; silent where the hub cannot be asked."""
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(name, revision=revision)
+    except Exception:  # a better message is all that is at stake
+        return
+    pickles = sorted(file for file in files if file.endswith(PICKLES) and "/" not in file)
+    if pickles:
+        raise pickle_refusal(pickles, reference)
+
+
+def _explain(error: Exception, name: str, revision: str | None, reference: str) -> UnusableModel:
+    if isinstance(error, errors.GatedRepoError):
+        return UnusableModel(
+            f"{reference} is gated on the hub", f"accept its terms at https://huggingface.co/{name} and log in: hf auth login"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UnusableModel(f"{name} has no revision {revision!r} on the hub", "give a branch, tag or commit that exists")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UnusableModel(
+            f"there is neither a path {reference!r} nor a hub model {name!r} that you may read",
+            "check the spelling, or log in: hf auth login",
+        )
+    if isinstance(error, errors.HFValidationError):
+        return UnusableModel(f"there is no path {reference!r}, and it is no hub id either", "write org/name@revision")
+    if constants.HF_HUB_OFFLINE:
+        return UnusableModel(
+            f"there is no path {reference!r}, and the hub's cache does not hold {name}",
+            "HF_HUB_OFFLINE is set: unset it, or give a directory",
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return UnusableModel(
+            f"there is no path {reference!r}, and the hub cannot be reached to fetch {name}", "connect to the network, or give a directory"
+        )
+    return UnusableModel(f"cannot fetch {name} from the hub: {one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a library's message, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

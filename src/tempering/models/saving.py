@@ -1,0 +1,83 @@
+"""Writing a model so that the directory is either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tempering.errors import StoreProblem
+from tempering.models.quiet import quiet_libraries
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, replace: bool = False) -> Path:
+    """Write weights (safetensors), configuration, tokenizer and chat template; loading the directory gives the same digest.
+
+    Everything is written into a folder aside, flushed to the disk and renamed last. Kill the process anywhere and ``directory`` is as
+    it was before.
+
+    Args:
+        model: the model; left as it is.
+        tokenizer: its tokenizer, with the chat template to keep.
+        directory: where to; its parents are made.
+        replace: take the place of a directory that exists. An empty one is always taken.
+
+    Returns:
+        The directory.
+
+    Raises:
+        StoreProblem: the directory exists, or the disk is full or not writable.
+    """
+    if not replace and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise StoreProblem(f"{directory} exists already", "choose another directory or remove it")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _aside(directory) as aside, quiet_libraries():
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            _flush(aside)
+            _put_in_place(aside, directory)
+    except OSError as error:
+        raise StoreProblem(
+            f"cannot write the model to {directory}: {error.strerror or error}", "free some space or choose another directory"
+        ) from error
+    return directory
+
+
+@contextlib.contextmanager
+def _aside(directory: Path) -> Iterator[Path]:
+    """A fresh folder on the same disk, gone at the end whatever happens."""
+    outer = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
+    try:
+        inner = outer / "model"  # mkdtemp's folder is for the owner only; this one has the permissions a user expects
+        inner.mkdir()
+        yield inner
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def _put_in_place(aside: Path, directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        os.replace(directory, aside.parent / "replaced")  # noqa: PTH105 (os.replace also moves directories, in one call)
+    os.replace(aside, directory)  # noqa: PTH105
+    _sync(directory.parent)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
