@@ -1,0 +1,36 @@
+"""What the engine tells whoever watches: one event each time something happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+EventKind = Literal["planned", "unit_started", "probe", "unit_finished", "unit_failed", "unit_reused", "warning", "finished"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: ``planned`` once at the start, then the course of the units, ``warning`` where the store mended itself, and
+            ``finished`` once at the end.
+        unit: hash of the unit it happened to, or ``""``.
+        label: what to call that unit ("full_finetune seed 3").
+        total: units of the run.
+        done: units with a result, reused ones included.
+        measurements: what a probe measured.
+        steps_done: optimizer steps the unit has made.
+        steps_total: optimizer steps it is expected to make; 0 where it makes none.
+        message: one line for a reader: an error, an outcome, a warning.
+    """
+
+    kind: EventKind
+    unit: str = ""
+    label: str = ""
+    total: int = 0
+    done: int = 0
+    measurements: dict[str, float] = field(default_factory=dict)
+    steps_done: int = 0
+    steps_total: int = 0
+    message: str = ""

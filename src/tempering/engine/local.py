@@ -1,0 +1,257 @@
+"""Runs units on this machine: in worker processes, or in this one.
+
+Workers are plain child processes that talk over a socket each. A pool of the standard library would do for work that
+behaves; here a worker may be killed for want of memory, and then it must be known which unit it had, no lock may be left
+held, and the other workers must go on. Nor is the user's script imported anew in every worker.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tempering import errors
+from tempering.engine.channel import Channel
+from tempering.engine.environment import available_memory, usable_cores
+from tempering.engine.results import NO_SPEND, Probe, UnitResult, one_line
+from tempering.engine.units import PlannedTarget, Unit
+from tempering.errors import TemperingError
+
+TRIES = 2
+"""How often a unit is started before the death of its worker counts as its failure."""
+
+PROCESS_BYTES = 3 * 2**29
+"""Memory of a worker beside the model: interpreter, libraries, activations of a probe (1.5 GiB)."""
+
+TRAINING_BYTES = 16
+"""Bytes a weight that is trained takes in float32: the weight, its gradient and two moments of AdamW."""
+
+EXIT_SECONDS = 10.0
+"""How long a worker that has closed its connection may take to end."""
+
+Finished = tuple[Unit, UnitResult]
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whom an executor tells how its units go.
+
+    Attributes:
+        started: a unit was given to a worker.
+        probed: a unit's probe is done: its cumulative spend and its measurements.
+    """
+
+    started: Callable[[Unit], None] = lambda unit: None
+    probed: Callable[[Unit, dict[str, float], dict[str, float]], None] = lambda unit, spend, measurements: None
+
+
+def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
+    """How many workers there should be: one a core, no more than units, and only as many as fit into memory.
+
+    A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
+    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process.
+
+    Args:
+        units: units to run.
+        targets: the models they attack; the largest decides.
+    """
+    targets = list(targets)
+    need = PROCESS_BYTES + max((target.weight_bytes + TRAINING_BYTES * target.parameters for target in targets), default=0)
+    memory = _accelerator_memory() if any(target.device == "cuda" for target in targets) else available_memory()
+    fitting = memory // need if memory else 1
+    return max(1, min(usable_cores(), units, fitting))
+
+
+def run_here(units: Sequence[Unit], watcher: Watcher, threads: int) -> Generator[Finished, None, None]:
+    """Run units one after the other in this process."""
+    from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
+
+    worker = Worker()
+    with reproducible(threads):
+        for unit in units:
+            watcher.started(unit)
+
+            def tell(probe: Probe, unit: Unit = unit) -> None:
+                watcher.probed(unit, probe.spend, probe.measurements)
+
+            yield unit, worker.run(unit, tell)
+
+
+def run_in_processes(units: Sequence[Unit], watcher: Watcher, threads: int, workers: int) -> Generator[Finished, None, None]:
+    """Run units in worker processes and yield each as it finishes.
+
+    A unit whose worker is killed is tried once more, last of all, and then counts as failed. Closing the generator ends
+    the workers at once; they hold nothing that matters.
+
+    Args:
+        units: in the order in which they are started.
+        watcher: told how they go.
+        threads: for each worker to compute with.
+        workers: how many processes.
+
+    Raises:
+        TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
+    """
+    pool = _Pool(deque(units), watcher, threads)
+    try:
+        for _ in range(min(workers, len(units))):
+            pool.start_worker()
+        while pool.workers:
+            yield from pool.wait()
+    finally:
+        pool.end()
+
+
+@dataclass
+class _Process:
+    """One worker process, seen from the driver."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    log: IO[bytes]
+    unit: Unit | None = None
+    ready: bool = False
+
+    def last_words(self) -> str:
+        """The last line it printed."""
+        self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, self.log.tell() - 4096))
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        return one_line(lines[-1]) if lines else ""
+
+
+@dataclass
+class _Pool:
+    """The workers, and the units they have yet to run."""
+
+    pending: deque[Unit]
+    watcher: Watcher
+    threads: int
+    workers: dict[int, _Process] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+
+    def start_worker(self) -> None:
+        """Start a process and give it the next unit, which it will find when its imports are done."""
+        ours, theirs = socket.socketpair()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads)],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                process_group=0,  # so that Ctrl-C reaches the driver alone
+            )
+        worker = _Process(process, Channel(ours), log)
+        self.workers[process.pid] = worker
+        self.selector.register(worker.channel, selectors.EVENT_READ, worker)
+        self._give_next(worker)
+
+    def wait(self) -> Iterator[Finished]:
+        """Wait until some worker says something, and yield the units that have finished."""
+        for key, _ in self.selector.select():
+            worker: _Process = key.data
+            messages = worker.channel.receive()
+            if messages is None:
+                yield from self._bury(worker)
+                continue
+            for message in messages:
+                yield from self._hear(worker, message)
+
+    def end(self) -> None:
+        """Kill every worker and wait until it is gone."""
+        for worker in list(self.workers.values()):
+            self._dismiss(worker)
+        self.selector.close()
+
+    def _hear(self, worker: _Process, message: dict[str, Any]) -> Iterator[Finished]:
+        unit = worker.unit
+        if message["kind"] == "ready":
+            worker.ready = True
+        elif message["kind"] == "error":
+            raise _rebuilt(message)
+        elif unit is not None and message["kind"] == "started":
+            self.watcher.started(unit)
+        elif unit is not None and message["kind"] == "probe":
+            self.watcher.probed(unit, message["spend"], message["measurements"])
+        elif unit is not None and message["kind"] == "result":
+            self._give_next(worker)
+            yield unit, UnitResult.from_json(message["result"])
+
+    def _give_next(self, worker: _Process) -> None:
+        worker.unit = self.pending.popleft() if self.pending else None
+        if worker.unit is None:
+            self._dismiss(worker)
+            return
+        with suppress(OSError):  # a dead worker is noticed when its channel is read
+            worker.channel.send(worker.unit.as_json())
+
+    def _dismiss(self, worker: _Process) -> None:
+        self.workers.pop(worker.process.pid)
+        self.selector.unregister(worker.channel)
+        worker.process.kill()
+        worker.process.wait()
+        worker.channel.close()
+        worker.log.close()
+
+    def _bury(self, worker: _Process) -> Iterator[Finished]:
+        """A worker is gone without a word: try its unit once more, in a new one."""
+        try:
+            code = worker.process.wait(timeout=EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            code = worker.process.wait()
+        words, unit = worker.last_words(), worker.unit
+        self._dismiss(worker)
+        if code >= 0 and not worker.ready:
+            raise TemperingError(f"a worker process could not start: {words or code}", "see that tempering is installed whole")
+        if unit is not None:
+            self.deaths[unit.hash] += 1
+            if self.deaths[unit.hash] < TRIES:
+                self.pending.append(unit)
+            else:
+                yield unit, _failed(code, words)
+        if self.pending:
+            self.start_worker()
+
+
+def _failed(code: int, words: str) -> UnitResult:
+    """The result of a unit that nobody lived to report."""
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    cause = "; out of memory is the usual cause" if code == -9 else f": {words}" if words else ""
+    return UnitResult("failed", f"the worker process {how}, {TRIES} times{cause}", [], dict(NO_SPEND), 0.0)
+
+
+def _rebuilt(message: dict[str, Any]) -> Exception:
+    """A worker's exception, in the driver: the user's errors as they were, defects with the worker's traceback."""
+    kind = getattr(errors, message["type"], None)
+    if isinstance(kind, type) and issubclass(kind, TemperingError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, message["message"])
+        return error
+    return RuntimeError(f"a worker failed:\n{message['traceback']}")
+
+
+def _environment() -> dict[str, str]:
+    """The driver's environment, with its module path, and with what CUDA needs to be deterministic."""
+    paths = [path or str(Path.cwd()) for path in sys.path]
+    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _accelerator_memory() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else 0

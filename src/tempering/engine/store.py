@@ -1,0 +1,330 @@
+"""The run directory: what a run has computed so far, safe against a kill at any moment.
+
+Layout::
+
+    OUT/study.json                 the resolved study
+    OUT/plan.json                  its units, in order
+    OUT/environments/<digest>.json what results were computed with
+    OUT/units/<hash>/              one finished unit: probes.parquet and manifest.json
+    OUT/quarantine/                units that were damaged later; nothing reads them
+
+A unit is done when its directory stands under its own name. It is written under a hidden name beside that, flushed,
+the manifest with every file's hash last, and put in place by one rename. So a reader sees a unit whole or not at all, and
+whoever resumes need only look which names are there and whether their hashes hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tempering.engine.files import TEMPORARY, explained, flush_directory, replace_file, write_durably
+from tempering.engine.results import Tables, UnitResult
+from tempering.engine.tables import decode_probes, encode_probes, join_tables
+from tempering.engine.units import Plan, Unit
+from tempering.errors import StoreProblem
+from tempering.study import Study, canonical_hash
+
+_log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+PROBES = "probes.parquet"
+MANIFEST_SCHEMA = 1
+
+UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EIO)
+"""What the system says of a file that is lost, as opposed to one that another try would read."""
+
+COMMIT_STAGES = ("directory made", "probes written", "manifest written", "directory flushed", "in place", "place flushed")
+"""The moments of a commit that :attr:`RunStore.reached` is told of, in order."""
+
+
+class Damaged(Exception):
+    """A unit whose files are not what its manifest says."""
+
+
+class RunStore:
+    """One run directory.
+
+    Reading needs no lock and changes nothing. Writing happens inside :meth:`driving`, by one process at a time.
+
+    Attributes:
+        directory: where it is.
+        warn: told, in one line, what was found damaged.
+        reached: told of every moment in :data:`COMMIT_STAGES`; crash tests end the process there.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        warn: Callable[[str], None] = _log.warning,
+        reached: Callable[[str], None] = lambda moment: None,
+    ) -> None:
+        """Name the directory; nothing is read or made yet."""
+        self.directory = Path(directory)
+        self.warn = warn
+        self.reached = reached
+
+    @contextmanager
+    def driving(self, plan: Plan, threads: int = 1) -> Iterator[int]:
+        """Hold the directory for one run of a plan, making it where there is none.
+
+        Args:
+            plan: what will be computed.
+            threads: threads a unit computes with. Sums depend on their number in the last digit, so a run that is resumed
+                keeps the number it began with.
+
+        Yields:
+            The number of threads to compute with.
+
+        Raises:
+            StoreProblem: another process holds it, it belongs to another study, or it cannot be written.
+        """
+        with explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = self._lock()
+        try:
+            with explained(self.directory):
+                recorded = self._check_belongs_to(plan)
+                self._sweep()
+                threads = recorded or threads
+                (self.directory / "units").mkdir(exist_ok=True)
+                replace_file(self.directory / "plan.json", _sealed({"threads": threads, **plan.as_json()}))
+                replace_file(self.directory / "study.json", json.dumps(plan.study.model_dump(mode="json"), indent=2).encode())
+            yield threads
+        finally:
+            os.close(lock)
+
+    def record_environment(self, environment: dict[str, Any]) -> str:
+        """Keep what results are computed with, once.
+
+        Returns:
+            The digest that manifests name it by.
+        """
+        digest = canonical_hash(environment)[:12]
+        with explained(self.directory):
+            folder = self.directory / "environments"
+            folder.mkdir(exist_ok=True)
+            if not (folder / f"{digest}.json").exists():
+                replace_file(folder / f"{digest}.json", json.dumps(environment, indent=2).encode())
+        return digest
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Every environment that results of this run were computed with."""
+        with explained(self.directory):
+            return [json.loads(path.read_bytes()) for path in sorted((self.directory / "environments").glob("[!.]*.json"))]
+
+    def commit(self, unit: Unit, result: UnitResult, environment: str) -> None:
+        """Put the result of a unit into place, whole or not at all.
+
+        Args:
+            unit: what was computed.
+            result: what came of it.
+            environment: from :meth:`record_environment`.
+
+        Raises:
+            StoreProblem: the disk is full, or the directory gone or read-only. Everything committed before still stands.
+        """
+        place = self._place(unit.hash)
+        aside = place.with_name(f".{unit.hash}.{os.getpid()}{TEMPORARY}")
+        probes = encode_probes(result.probes)
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "unit": {"hash": unit.hash, **unit.as_json()},
+            "status": result.status,
+            "error": result.error,
+            "files": {PROBES: {"sha256": hashlib.sha256(probes).hexdigest(), "bytes": len(probes)}},
+            "spend": result.spend,
+            "wall_s": result.wall_s,
+            "environment": environment,
+        }
+        with explained(self.directory):
+            try:
+                aside.mkdir()
+                self.reached("directory made")
+                write_durably(aside / PROBES, probes)
+                self.reached("probes written")
+                write_durably(aside / MANIFEST, _sealed(manifest))
+                self.reached("manifest written")
+                flush_directory(aside)
+                self.reached("directory flushed")
+                aside.rename(place)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            self.reached("in place")
+            flush_directory(place.parent)
+            self.reached("place flushed")
+
+    def is_done(self, unit_hash: str) -> bool:
+        """Whether a unit has a result that is as it was written. A damaged one is put aside, with a warning.
+
+        Call it only inside :meth:`driving`.
+        """
+        with explained(self.directory):
+            if not self._place(unit_hash).exists():
+                return False
+            try:
+                self._read(unit_hash)
+            except Damaged as problem:
+                self._quarantine(unit_hash, str(problem))
+                return False
+            return True
+
+    def study(self) -> Study:
+        """The study this directory belongs to.
+
+        Raises:
+            StoreProblem: there is no run here, or its study cannot be read.
+        """
+        path = self.directory / "study.json"
+        if not path.is_file():
+            raise StoreProblem(f"{self.directory} holds no run", "name the directory that temper audit or temper run wrote to")
+        try:
+            return Study.model_validate(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise StoreProblem(
+                f"the study in {path} cannot be read: {type(error).__name__}", "start the study anew in another directory"
+            ) from error
+
+    def plan(self) -> Plan:
+        """The plan as it was recorded.
+
+        Raises:
+            StoreProblem: there is no run here, or its plan cannot be read.
+        """
+        study = self.study()
+        try:
+            return Plan.from_json(study, _unsealed((self.directory / "plan.json").read_bytes()))
+        except (OSError, Damaged, ValueError) as error:
+            raise StoreProblem(
+                f"the plan in {self.directory} cannot be read: {type(error).__name__}",
+                f"write it anew with: temper resume {self.directory}",
+            ) from error
+
+    def tables(self, plan: Plan | None = None) -> Tables:
+        """Everything computed so far, in the order of the plan. Units without a result are left out, and damaged ones with a warning.
+
+        Args:
+            plan: whose units to read; ``None`` reads the recorded one.
+        """
+        finished = []
+        with explained(self.directory):
+            present = {path.name for path in (self.directory / "units").glob("[!.]*")}
+            for unit in (plan or self.plan()).units:
+                if unit.hash not in present:
+                    continue
+                try:
+                    manifest, probes = self._read(unit.hash)
+                except Damaged as problem:
+                    self.warn(
+                        f"unit {unit.hash[:12]} ({unit.label}) is damaged and left out: {problem}; compute it anew with: temper resume"
+                    )
+                else:
+                    finished.append((unit, manifest, decode_probes(probes)))
+        return join_tables(finished)
+
+    def _place(self, unit_hash: str) -> Path:
+        return self.directory / "units" / unit_hash
+
+    def _read(self, unit_hash: str) -> tuple[dict[str, Any], bytes]:
+        """Manifest and probes of a unit, both proved to be what was written."""
+        place = self._place(unit_hash)
+        try:
+            manifest = _unsealed((place / MANIFEST).read_bytes())
+            probes = (place / PROBES).read_bytes()
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            raise Damaged(f"{Path(error.filename or place).name}: {error.strerror}") from error
+        if manifest["unit"]["hash"] != unit_hash:
+            raise Damaged("its manifest describes another unit")
+        expected = manifest["files"][PROBES]
+        if len(probes) != expected["bytes"] or hashlib.sha256(probes).hexdigest() != expected["sha256"]:
+            raise Damaged(f"{PROBES} has changed since it was written")
+        return manifest, probes
+
+    def _quarantine(self, unit_hash: str, problem: str) -> None:
+        folder = self.directory / "quarantine"
+        folder.mkdir(exist_ok=True)
+        number = sum(1 for _ in folder.glob(f"{unit_hash}*"))
+        self._place(unit_hash).rename(folder / f"{unit_hash}-{number}")
+        flush_directory(folder)
+        self.warn(f"unit {unit_hash[:12]} was damaged ({problem}); it was moved to {folder} and is computed anew")
+
+    def _lock(self) -> int:
+        handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise StoreProblem(
+                    f"another process is writing to {self.directory}", "wait until it ends, or choose another --out"
+                ) from None
+            raise
+        return handle
+
+    def _check_belongs_to(self, plan: Plan) -> int | None:
+        """Refuse a directory that holds anything but this plan's run.
+
+        Returns:
+            The number of threads that the run began with, ``None`` for a new one.
+        """
+        try:
+            recorded = _unsealed((self.directory / "plan.json").read_bytes())
+        except (FileNotFoundError, Damaged):
+            recorded = None
+        if recorded is not None:
+            if recorded["digest"] != plan.digest:
+                raise StoreProblem(
+                    f"{self.directory} holds the run of another study, or of another version of this one's models, data or code",
+                    "choose another --out, or delete that directory",
+                )
+            return int(recorded["threads"])
+        if (self.directory / "study.json").exists():
+            if self.study() != plan.study:
+                raise StoreProblem(f"{self.directory} holds the run of another study", "choose another --out, or delete that directory")
+        elif strangers := sorted(path.name for path in self.directory.glob("[!.]*")):
+            raise StoreProblem(f"{self.directory} is not empty ({strangers[0]}) and holds no run", "choose another --out")
+        return None
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written; the lock says that no living one is at work."""
+        for folder in (self.directory, self.directory / "units", self.directory / "environments"):
+            for path in folder.glob(f".*{TEMPORARY}"):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
+    """JSON that carries the hash of its own content."""
+    return json.dumps({**content, "seal": canonical_hash(content)}, allow_nan=False).encode()
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    """Undo :func:`_sealed`.
+
+    Raises:
+        Damaged: it is not what was sealed.
+    """
+    try:
+        values = json.loads(content)
+        seal = values.pop("seal")
+        sound = seal == canonical_hash(values)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Damaged("its description is cut off or unreadable") from error
+    if not sound:
+        raise Damaged("its description has changed since it was written")
+    return dict(values)

@@ -1,0 +1,259 @@
+"""Units: immutable pieces of work, each named by the hash of everything that decides its result.
+
+All seeds of one attack on one model share a :class:`Work`; a :class:`Unit` is a work with a seed. What only decides how a
+result is read (thresholds, prices) or what it is called (references, paths, the study's name) is in no hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from tempering.study import SCHEMA_VERSION, Budget, DataChoice, ModelChoice, ProbeSettings, Settings, Study, canonical_hash
+
+CODE_VERSION = 1
+"""Raised when a change of the code changes the rows that some unit leaves behind. Old results are then computed anew."""
+
+Kind = Literal["attack", "reference"]
+
+
+class ResolvedMethod(Settings):
+    """A method with every field of its configuration filled in.
+
+    Attributes:
+        name: as the study names it; what :func:`tempering.registry.create` takes.
+        config: the whole configuration, defaults included, as JSON values.
+        code: what tells this code from other code of the same name: ``""`` for the package's own methods, a distribution
+            and its version for installed ones, the file's SHA-256 for ``path.py:Class``.
+    """
+
+    name: str
+    config: dict[str, Any]
+    code: str = ""
+
+    def deciding(self) -> dict[str, Any]:
+        """The part that decides results. Where a file lies does not."""
+        name = self.name.rpartition(":")[2] if ".py:" in self.name else self.name
+        return {"name": name, "config": self.config, "code": self.code}
+
+
+class Work(Settings):
+    """What is done to which model, before a seed is chosen.
+
+    Attributes:
+        kind: ``attack``, or ``reference`` for one probe of the model without its safeguard.
+        model: the audited model.
+        model_digest: SHA-256 of its weights and chat template.
+        dtype: type of its weights, as loaded.
+        device: type of the device it is loaded on (``cpu``, ``cuda``).
+        reference: the same model without the safeguard; with the kind ``reference`` only.
+        reference_digest: that model's digest.
+        data: which prompts.
+        data_digest: SHA-256 of the dataset.
+        defense: what is done to the model before it is attacked; ``None`` for nothing.
+        attack: with the kind ``attack`` only.
+        budget: where the attack is cut off.
+        probes: how checkpoints are examined; its list of evaluators is resolved in ``evaluators``.
+        evaluators: what examines them.
+        schema_version: of stored results.
+        code_version: of what computes them.
+    """
+
+    kind: Kind
+    model: ModelChoice
+    model_digest: str
+    dtype: str
+    device: str
+    reference: ModelChoice | None = None
+    reference_digest: str = ""
+    data: DataChoice
+    data_digest: str
+    defense: ResolvedMethod | None = None
+    attack: ResolvedMethod | None = None
+    budget: Budget
+    probes: ProbeSettings
+    evaluators: tuple[ResolvedMethod, ...]
+    schema_version: int = SCHEMA_VERSION
+    code_version: int = CODE_VERSION
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of everything that decides the results, seed left out."""
+        return canonical_hash(self.deciding())
+
+    @cached_property
+    def untouched(self) -> str:
+        """SHA-256 of what decides the probe of the model before the attack; works that agree in it can share that probe."""
+        shared = ("model", "data", "probes", "evaluators", "schema_version", "code_version")
+        return canonical_hash({name: value for name, value in self.deciding().items() if name in shared})
+
+    @cached_property
+    def trial(self) -> str:
+        """Short hash of the attack and its configuration: twelve hexadecimal digits, ``""`` for a reference."""
+        return canonical_hash(self.attack.deciding())[:12] if self.attack else ""
+
+    @property
+    def attack_name(self) -> str:
+        """Registry name of the attack, ``""`` for a reference."""
+        return self.attack.name if self.attack else ""
+
+    @property
+    def defense_name(self) -> str:
+        """Registry name of the defence, ``"none"`` without."""
+        return self.defense.name if self.defense else "none"
+
+    def deciding(self) -> dict[str, Any]:
+        """Everything that decides the results, without what things are called and where they lie."""
+        return {
+            "kind": self.kind,
+            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device},
+            "reference": self.reference_digest,
+            "data": {"digest": self.data_digest, "seed": self.data.seed, "domains": sorted(self.data.domains)},
+            "defense": self.defense.deciding() if self.defense else None,
+            "attack": self.attack.deciding() if self.attack else None,
+            "budget": self.budget.model_dump(mode="json") if self.kind == "attack" else None,
+            "probes": self.probes.model_dump(mode="json", exclude={"evaluators"}),
+            "evaluators": [evaluator.deciding() for evaluator in self.evaluators],
+            "schema_version": self.schema_version,
+            "code_version": self.code_version,
+        }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A work with a seed.
+
+    Attributes:
+        work: what is done.
+        seed: decides every random choice in it.
+    """
+
+    work: Work
+    seed: int
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixty-four hexadecimal digits that name this unit, the same in every process."""
+        return canonical_hash({"work": self.work.hash, "seed": self.seed})
+
+    @property
+    def label(self) -> str:
+        """What a progress display calls it."""
+        return f"{self.work.attack_name} seed {self.seed}" if self.work.kind == "attack" else "reference without the safeguard"
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values for :meth:`from_json`."""
+        return {"work": self.work.model_dump(mode="json"), "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Unit:
+        """Undo :meth:`as_json`."""
+        return cls(Work.model_validate(values["work"]), values["seed"])
+
+
+class Skipped(Settings):
+    """An attack that is not run, and why; reports list it among what was not tried."""
+
+    attack: str
+    reason: str
+    model: str = ""
+
+
+class Estimate(Settings):
+    """What one unit of an attack is expected to use.
+
+    Attributes:
+        model: reference of the audited model.
+        attack: registry name.
+        trial: short hash of its configuration.
+        units: how many units there are of it.
+        spend: of one unit, by the names in :data:`tempering.engine.results.SPEND`.
+    """
+
+    model: str
+    attack: str
+    trial: str
+    units: int
+    spend: dict[str, float]
+
+
+class PlannedTarget(Settings):
+    """An audited model, as it was loaded for planning.
+
+    Attributes:
+        reference: what the user called it.
+        digest: SHA-256 of its weights and chat template.
+        dtype: type of its weights.
+        device: type of its device.
+        safeguard: how it withholds the hazard, where that is known.
+        parameters: how many weights it has.
+        weight_bytes: bytes they take.
+        unguarded: reference of the same model without the safeguard, ``""`` where none is known.
+        data: name of the dataset it is audited with.
+        revision: commit of the hub that it came from, ``None`` for local models.
+    """
+
+    reference: str
+    digest: str
+    dtype: str
+    device: str
+    safeguard: str
+    parameters: int
+    weight_bytes: int
+    unguarded: str
+    data: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study made into units.
+
+    Attributes:
+        study: what was asked for.
+        units: what will be computed, in the order in which it is started.
+        skipped: attacks that are left out.
+        estimates: expected use by model and attack.
+        targets: the models, as loaded.
+    """
+
+    study: Study
+    units: tuple[Unit, ...]
+    skipped: tuple[Skipped, ...]
+    estimates: tuple[Estimate, ...]
+    targets: tuple[PlannedTarget, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the hashes of all units: two plans that agree in it compute the same."""
+        return canonical_hash(sorted(unit.hash for unit in self.units))
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values for :meth:`from_json`, without the study; each work stands once."""
+        works: dict[str, int] = {}
+        described: list[dict[str, Any]] = []
+        for unit in self.units:
+            if unit.work.hash not in works:
+                works[unit.work.hash] = len(described)
+                described.append(unit.work.model_dump(mode="json"))
+        return {
+            "digest": self.digest,
+            "works": described,
+            "units": [[works[unit.work.hash], unit.seed, unit.hash] for unit in self.units],
+            "skipped": [entry.model_dump(mode="json") for entry in self.skipped],
+            "estimates": [entry.model_dump(mode="json") for entry in self.estimates],
+            "targets": [entry.model_dump(mode="json") for entry in self.targets],
+        }
+
+    @classmethod
+    def from_json(cls, study: Study, values: dict[str, Any]) -> Plan:
+        """Undo :meth:`as_json`."""
+        works = [Work.model_validate(work) for work in values["works"]]
+        return cls(
+            study=study,
+            units=tuple(Unit(works[index], seed) for index, seed, _ in values["units"]),
+            skipped=tuple(Skipped.model_validate(entry) for entry in values["skipped"]),
+            estimates=tuple(Estimate.model_validate(entry) for entry in values["estimates"]),
+            targets=tuple(PlannedTarget.model_validate(entry) for entry in values["targets"]),
+        )

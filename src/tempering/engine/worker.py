@@ -1,0 +1,270 @@
+"""Runs one unit: loads the target, drives the attack, probes its checkpoints.
+
+The rows of a unit depend on the unit alone, not on the process it runs in or on what ran there before: every source of
+randomness is seeded by the unit, and probing leaves the attack's random state as it was.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from tempering import registry
+from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
+from tempering.data.records import AttackerView, EvaluatorView
+from tempering.engine.loading import load_model, load_records, restrict
+from tempering.engine.results import NO_SPEND, Probe, Status, UnitResult, one_line
+from tempering.engine.units import ResolvedMethod, Unit, Work
+from tempering.errors import UnusableData, UnusableModel
+from tempering.evaluators._contract import Evaluator, Subject, examine
+from tempering.models import Target
+from tempering.study import Budget, ModelChoice
+from tempering.training import Meter, Spend
+
+Notify = Callable[[Probe], None]
+"""Told of every probe when it is done."""
+
+
+@dataclass
+class _Course:
+    """How a unit has gone so far; what is in it stands whatever happens next."""
+
+    meter: Meter = field(default_factory=Meter)
+    probes: list[Probe] = field(default_factory=list)
+    within: Spend = field(default_factory=Spend)
+    cut_off: bool = False
+
+
+class Worker:
+    """Runs units one after the other, and keeps what they share: one model, its data and the probe of it untouched."""
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._target: tuple[tuple[Any, ...], Target] | None = None
+        self._views: tuple[tuple[Any, ...], tuple[AttackerView, EvaluatorView]] | None = None
+        self._untouched: tuple[str, tuple[Subject, dict[str, float]]] | None = None
+
+    def run(self, unit: Unit, notify: Notify = lambda probe: None) -> UnitResult:
+        """Run one unit to its end or to its budget.
+
+        Args:
+            unit: what to do.
+            notify: told of every probe.
+
+        Returns:
+            Its outcome with every probe. Whatever goes wrong inside the attack, or in probing what it made, is an outcome.
+
+        Raises:
+            UnusableModel: the model cannot be loaded, is not the one that was planned, or is too large to probe even untouched.
+            UnusableData: the same of the data.
+        """
+        started = time.perf_counter()
+        course = _Course()
+        if unit.work.kind == "reference":
+            status, error = self._probe_reference(unit.work, course, notify)
+        else:
+            status, error = self._attack(unit, course, notify)
+        spend = course.within if course.cut_off else course.meter.spend()
+        return UnitResult(status, error, course.probes, {**NO_SPEND, **spend.as_row()}, time.perf_counter() - started)
+
+    def _probe_reference(self, work: Work, course: _Course, notify: Notify) -> tuple[Status, str]:
+        assert work.reference is not None
+        target = self._load(work.reference, work.reference_digest)
+        _, evaluated = self._data(work)
+        subject = Subject(target.model, target.chat, evaluated, work.probes)
+        _record(course, notify, Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
+        return "completed", ""
+
+    def _attack(self, unit: Unit, course: _Course, notify: Notify) -> tuple[Status, str]:
+        work = unit.work
+        assert work.attack is not None
+        target = self._load(work.model, work.model_digest)
+        view, evaluated = self._data(work)
+        evaluators = _evaluators(work.evaluators)
+        attack: Attack = registry.create("attacks", work.attack.name, work.attack.config)
+        untouched, measurements = self._probe_untouched(work, target, evaluated, evaluators)
+        _record(course, notify, Spend(), measurements, {})
+
+        def probe(model: PreTrainedModel) -> dict[str, float]:
+            subject = Subject(model, target.chat, evaluated, work.probes, untouched=untouched)
+            with _randomness(unit.seed):
+                return examine(subject, evaluators)
+
+        try:
+            _drive(attack, target, view, unit, course, probe, notify)
+        except AttackEnded as ended:
+            return ended.outcome, one_line(str(ended) or ended.outcome)
+        except Exception as error:
+            self._forget_model()  # a crashed attack may have left hooks on it
+            return "failed", _explain(error)
+        finally:
+            _release_memory()
+        return "completed", ""
+
+    def _probe_untouched(
+        self, work: Work, target: Target, evaluated: EvaluatorView, evaluators: list[Evaluator]
+    ) -> tuple[Subject, dict[str, float]]:
+        """Probe 0, made once for all units that share model, data, probe settings and evaluators."""
+        if self._untouched is None or self._untouched[0] != work.untouched:
+            subject = Subject(target.model, target.chat, evaluated, work.probes)
+            self._untouched = work.untouched, (subject, _examine_untouched(subject, evaluators, target.reference))
+        return self._untouched[1]
+
+    def _load(self, choice: ModelChoice, digest: str) -> Target:
+        key = (choice, digest)
+        if self._target is None or self._target[0] != key:
+            self._forget_model()
+            _release_memory()
+            target = load_model(choice)
+            if target.digest != digest:
+                raise UnusableModel(
+                    f"the model {choice.reference} has changed since the run was planned", "put it back, or start a new run"
+                )
+            self._target = key, target
+        return self._target[1]
+
+    def _data(self, work: Work) -> tuple[AttackerView, EvaluatorView]:
+        key = (work.data, work.data_digest, work.probes.prompts)
+        if self._views is None or self._views[0] != key:
+            records = load_records(work.data, work.model)
+            if records.digest != work.data_digest:
+                raise UnusableData(f"the data {records.name} has changed since the run was planned", "put it back, or start a new run")
+            division = restrict(records, work.data.domains).divide(work.data.seed)
+            self._views = key, (division.attacker_view(), division.evaluator_view().limited(work.probes.prompts))
+        return self._views[1]
+
+    def _forget_model(self) -> None:
+        self._target = self._untouched = None
+
+
+@contextmanager
+def reproducible(threads: int) -> Iterator[None]:
+    """Compute with a fixed number of threads and deterministic kernels while the block runs.
+
+    Args:
+        threads: for torch; sums depend on their number in the last digit.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+
+
+def _drive(
+    attack: Attack,
+    target: Target,
+    view: AttackerView,
+    unit: Unit,
+    course: _Course,
+    probe: Callable[[PreTrainedModel], dict[str, float]],
+    notify: Notify,
+) -> None:
+    """Ask the attack for checkpoints until it ends or has spent more than its budget."""
+    budget = unit.work.budget
+    with _randomness(unit.seed):
+        with course.meter.timing():
+            checkpoints: Iterator[Checkpoint] = iter(attack.run(target, view, course.meter, budget=budget, seed=unit.seed))
+        try:
+            while True:
+                with course.meter.timing():
+                    checkpoint = next(checkpoints, None)
+                if checkpoint is None:
+                    return
+                if exceeds(checkpoint.spend, budget):
+                    course.cut_off = True
+                    return
+                course.within = checkpoint.spend
+                _record(course, notify, checkpoint.spend, probe(checkpoint.model), checkpoint.details)
+        finally:
+            getattr(checkpoints, "close", lambda: None)()
+
+
+def exceeds(spend: Spend, budget: Budget) -> bool:
+    """Whether a spend is beyond the budget in any currency that the budget limits."""
+    limits = budget.model_dump()
+    return any(limit is not None and getattr(spend, name) > limit for name, limit in limits.items())
+
+
+def _record(course: _Course, notify: Notify, spend: Spend, measurements: dict[str, float], details: dict[str, Any]) -> None:
+    row = {name: float(value) for name, value in measurements.items()}
+    probe = Probe(len(course.probes), spend.as_row(), row, _plain(details))
+    course.probes.append(probe)
+    notify(probe)
+
+
+def _examine_untouched(subject: Subject, evaluators: list[Evaluator], reference: str) -> dict[str, float]:
+    """Probe a model that no attack has touched. What goes wrong here is no outcome of an attack."""
+    try:
+        with _randomness(0):
+            return examine(subject, evaluators)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise UnusableModel(
+                f"not enough memory to probe the untouched {reference}", "lower probes.batch_size, or run fewer workers"
+            ) from error
+        raise
+
+
+def _evaluators(methods: tuple[ResolvedMethod, ...]) -> list[Evaluator]:
+    return [registry.create("evaluators", method.name, method.config) for method in methods]
+
+
+@contextmanager
+def _randomness(seed: int) -> Iterator[None]:
+    """Seed every global source of randomness for the block, and put back what was there before."""
+    before = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def _explain(error: Exception) -> str:
+    name = "out of memory" if _is_out_of_memory(error) else type(error).__name__
+    return one_line(f"{name}: {error}" if str(error) else name)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it; what is not finite becomes ``None``."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, torch.Tensor)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
