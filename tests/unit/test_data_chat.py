@@ -32,8 +32,8 @@ def text_of(chat: ChatFormat, ids: list[int]) -> str:
 everywhere = pytest.mark.parametrize(("template", "tokenizer"), [(t, k) for t in TEMPLATES for k in TOKENIZERS])
 every_template = pytest.mark.parametrize("template", TEMPLATES)
 
-# Anything printable. "▁" is how a SentencePiece vocabulary writes a space, so it cannot come back as itself; angle brackets
-# could spell a special token, which is another matter (tested below).
+# Anything printable. "▁" is how a SentencePiece vocabulary writes a space, so it cannot come back as itself; "<", "[" and "|"
+# could spell a special token, which tokenizers read as that token wherever it stands.
 messages = st.text(
     st.one_of(st.characters(exclude_categories=("C", "Zl", "Zp"), exclude_characters="▁<[|"), st.sampled_from("\n ")), min_size=1
 )

@@ -277,7 +277,10 @@ def _free_decks(examples: Sequence[Example], groups: dict[str, str], assigned: d
 
 
 def _deal(decks: dict[str, list[str]], shares: dict[Part, float], generator: np.random.Generator) -> dict[str, Part]:
-    """Deal shuffled decks, one after the other, each card to the part furthest behind its share; empty parts come first."""
+    """Deal shuffled decks, one after the other, each card to the part furthest behind its share; empty parts come first.
+
+    Of those the attacker's and the evaluator's come before the defender's, since no audit can do without them.
+    """
     precedence = (Part.ATTACKER, Part.EVALUATOR, Part.DEFENDER)
     total = sum(shares.values())
     counts = dict.fromkeys(shares, 0)
@@ -288,8 +291,9 @@ def _deal(decks: dict[str, list[str]], shares: dict[Part, float], generator: np.
             dealt = len(assigned) + 1
 
             def urgency(part: Part, dealt: int = dealt) -> tuple[bool, float, int]:
-                due = shares[part] / total * dealt
-                return shares[part] > 0 and counts[part] == 0, due - counts[part], -precedence.index(part)
+                empty = shares[part] > 0 and counts[part] == 0
+                behind = 0.0 if empty else shares[part] / total * dealt - counts[part]
+                return empty, behind, -precedence.index(part)
 
             part = max(shares, key=urgency)
             counts[part] += 1

@@ -1,0 +1,108 @@
+"""Data from outside: a JSONL file, a folder of them, or a saved Hugging Face dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tempering.data.records import Dataset
+from tempering.data.rows import COLUMNS, Hint, Row, assemble, read_row
+from tempering.errors import UnusableData
+
+LONGEST_LINE = 1 << 20
+"""Bytes. A longer line is no prompt, and reading it whole could exhaust the memory."""
+
+
+def load_dataset(reference: str) -> Dataset:
+    """Read a dataset, from whatever of the known forms the reference points to.
+
+    A line or row is an object with ``prompt``, and as far as known ``answer``, ``role``, ``domain``, ``entity``, ``split``,
+    ``system`` and ``accept`` (:data:`tempering.data.rows.COLUMNS` has the other names that are understood). A file or split
+    whose name contains hazard, harmful, benign, harmless or borderline gives its rows that role; train, val and test in a
+    name give the split.
+
+    Args:
+        reference: a ``.jsonl`` file, a folder with some, or a folder that ``datasets.save_to_disk`` wrote.
+
+    Raises:
+        UnusableData: nothing there, or something in it that cannot be used; the message names file and line.
+    """
+    try:
+        path = Path(reference).expanduser()
+        if path.is_file():
+            return assemble(path.stem, _jsonl_rows(path))
+        if reference.strip() and path.is_dir():
+            saved = any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
+            return assemble(path.resolve().name, _saved_rows(path) if saved else _folder_rows(path))
+    except OSError as error:
+        raise UnusableData(f"cannot read {error.filename or reference}: {error.strerror or error}") from None
+    except RuntimeError as error:  # no such user's home, or a loop of links
+        raise UnusableData(f"cannot read {reference!r}: {error}") from None
+    raise UnusableData(f"no data at {reference!r}", "give a JSONL file, a folder of them, or a saved Hugging Face dataset")
+
+
+def _folder_rows(folder: Path) -> Iterator[Row]:
+    files = sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise UnusableData(f"{folder} holds no .jsonl files", "name them hazard*.jsonl, benign*.jsonl and borderline*.jsonl")
+    for path in files:
+        yield from _jsonl_rows(path)
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    hint = Hint.of(path.stem)
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(LONGEST_LINE + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(line) > LONGEST_LINE:
+                raise UnusableData(f"{where} is longer than {LONGEST_LINE >> 20} MiB", "write one example a line, as JSON")
+            if line.strip():
+                yield read_row(_json_object(line, where), where, hint)
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UnusableData(f"{where} is not UTF-8 (byte {error.start + 1} of the line)", "save the file as UTF-8") from None
+    except RecursionError:
+        raise UnusableData(f"{where} is nested too deeply", "write one flat object a line") from None
+    except ValueError as error:
+        raise UnusableData(f"{where} is not JSON: {error}", "write one object a line") from None
+    if not isinstance(value, dict):
+        raise UnusableData(f"{where} is no JSON object but {type(value).__name__}", 'write {"prompt": "…"}')
+    return value
+
+
+def _saved_rows(folder: Path) -> Iterator[Row]:
+    try:
+        import datasets
+    except ImportError:
+        raise UnusableData(
+            f"{folder} is a saved Hugging Face dataset, and the package that reads those is not installed",
+            "pip install 'tempering[datasets]'",
+        ) from None
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever a damaged Arrow file makes the library raise
+        raise UnusableData(f"{folder} cannot be read as a Hugging Face dataset: {error or type(error).__name__}") from None
+    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or ""): saved}
+    known = {name for names in COLUMNS.values() for name in names} | {"input"}
+    for split, table in splits.items():
+        hint, place = Hint.of(split), f"{folder}, split {split!r}" if split else str(folder)
+        if not any(column.strip().lower() in COLUMNS["prompt"] for column in table.column_names):
+            read_row(dict.fromkeys(table.column_names), place, hint)  # says which columns there are instead
+        wanted = [column for column in table.column_names if column.strip().lower() in known]
+        for number, values in enumerate(_values(table.select_columns(wanted), place)):
+            yield read_row(values, f"{place}, row {number}", hint)
+
+
+def _values(table: Any, place: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from table
+    except Exception as error:
+        raise UnusableData(f"{place} cannot be read: {error or type(error).__name__}") from None
