@@ -1,11 +1,12 @@
 """What every evaluator promises, and the subject it examines.
 
-A :class:`Subject` is one checkpoint with the held-out prompts. Generations and first-token distributions are made once a
-role and shared by all evaluators of the probe.
+A :class:`Subject` is one checkpoint with the held-out prompts. Generations, verdicts and first-token distributions are made
+once a role and shared by all evaluators of the probe.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Role
-from tempering.evaluators._generation import first_token_log_probabilities, generate
+from tempering.evaluators._generation import evaluation_mode, first_token_log_probabilities, generate
+from tempering.evaluators._judging import Verdict, answers_of, judge
 from tempering.study import ProbeSettings, Settings
 
 
@@ -41,6 +43,7 @@ class Subject:
         self.settings = settings
         self.untouched = untouched
         self._responses: dict[Role, list[str]] = {}
+        self._verdicts: dict[Role, list[Verdict]] = {}
         self._first: dict[Role, Tensor] = {}
 
     def responses(self, role: Role) -> list[str]:
@@ -49,11 +52,28 @@ class Subject:
             self._responses[role] = generate(self.model, self.chat, self.view.of(role), self.settings)
         return self._responses[role]
 
+    def verdicts(self, role: Role) -> list[Verdict]:
+        """What each of :meth:`responses` is: useful, refusal, evasion or gibberish."""
+        if role not in self._verdicts:
+            pairs = zip(self.view.of(role), self.responses(role), strict=True)
+            self._verdicts[role] = [judge(example, response, self._answers) for example, response in pairs]
+        return self._verdicts[role]
+
+    def share(self, role: Role, *verdicts: Verdict) -> float:
+        """Share of a role's responses with one of these verdicts, in [0, 1]; NaN where the role has no prompts."""
+        judged = self.verdicts(role)
+        return sum(verdict in verdicts for verdict in judged) / len(judged) if judged else math.nan
+
     def first_token(self, role: Role) -> Tensor:
         """Log-probabilities of the first response token: (prompts, vocabulary), float32, on the CPU."""
         if role not in self._first:
             self._first[role] = first_token_log_probabilities(self.model, self.chat, self.view.of(role), self.settings)
         return self._first[role]
+
+    @cached_property
+    def _answers(self) -> frozenset[tuple[str, ...]]:
+        """Every answer of the test, by which a list of guesses is told."""
+        return answers_of(example for role in Role for example in self.view.of(role))
 
     @cached_property
     def origin(self) -> Subject:
@@ -93,18 +113,14 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
     """Run every evaluator on one subject.
 
     Args:
-        subject: the checkpoint; its training mode is restored afterwards.
+        subject: the checkpoint; each of its modules is put back into the mode it had.
         evaluators: which measurements.
 
     Returns:
         All measurements in one row.
     """
-    was_training = subject.model.training
-    subject.model.eval()
-    try:
-        row: dict[str, float] = {}
+    row: dict[str, float] = {}
+    with evaluation_mode(subject.model):
         for evaluator in evaluators:
             row.update(evaluator.evaluate(subject))
-        return row
-    finally:
-        subject.model.train(was_training)
+    return row

@@ -1,0 +1,234 @@
+"""Greedy responses and first-token distributions of any decoder, in batches.
+
+Prompts are padded on the left, so that all rows of a batch grow at the same place, and sorted by length, so that little of
+a batch is padding. A row stops at its end token or as soon as its verdict is settled; a batch stops when all its rows have.
+The result does not depend on how prompts fall into batches, except for rounding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from tempering.data.batching import collate
+from tempering.data.chat import ChatFormat, Encoded
+from tempering.data.records import Example
+from tempering.errors import UnusableData
+from tempering.evaluators._judging import settled
+from tempering.study import ProbeSettings
+
+MARGIN = 4
+"""Tokens a response may be longer than the longest known answer."""
+
+UNKNOWN_LENGTH = 64
+"""Tokens of a response whose right answer is not known."""
+
+_CHECK_EVERY = 4
+"""Responses are judged for an early stop after so many tokens each; reading text costs as much as a tiny model's step."""
+
+
+@torch.no_grad()
+def generate(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings) -> list[str]:
+    """Greedy responses.
+
+    Sampling, penalties and forced tokens that the model's own generation settings ask for are left out: two checkpoints are
+    compared, not two samplers. Weights, modes and random state are left as they were.
+
+    Args:
+        model: any decoder, also with adapters or hooks.
+        chat: its chat format.
+        examples: what to ask.
+        settings: ``batch_size``, and ``max_new_tokens``; ``None`` takes the longest known answer of these examples plus
+            :data:`MARGIN` for the examples that can be checked, and :data:`UNKNOWN_LENGTH` for the others.
+
+    Returns:
+        One text for each example, in order, without special tokens.
+
+    Raises:
+        UnusableData: a prompt fills the model's context.
+    """
+    prompts = [chat.prompt_ids(example) for example in examples]
+    limits = _within_context(model, prompts, _limits(chat, examples, settings.max_new_tokens), examples)
+    responses = [""] * len(examples)
+    with _undisturbed(model) as decoder:
+        for rows in _batches(prompts, settings.batch_size, limits):
+            texts = _generate_batch(decoder, chat, [examples[row] for row in rows], [prompts[row] for row in rows], limits[rows[0]])
+            for row, text in zip(rows, texts, strict=True):
+                responses[row] = text
+    return responses
+
+
+@torch.no_grad()
+def first_token_log_probabilities(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings) -> Tensor:
+    """Log-probabilities of the first token of the response, in nats.
+
+    Args:
+        model: any decoder.
+        chat: its chat format.
+        examples: what to ask.
+        settings: ``batch_size``.
+
+    Returns:
+        Shape (examples, vocabulary), float32 whatever the model's type, on the CPU.
+
+    Raises:
+        UnusableData: a prompt fills the model's context.
+    """
+    prompts = [chat.prompt_ids(example) for example in examples]
+    _within_context(model, prompts, [1] * len(prompts), examples)
+    result = torch.empty(len(prompts), model.config.get_text_config(decoder=True).vocab_size)
+    with _undisturbed(model) as decoder:
+        accepted = inspect.signature(decoder.forward).parameters
+        for rows in _batches(prompts, settings.batch_size, [1] * len(prompts)):
+            inputs = _left_padded(decoder, chat, [prompts[row] for row in rows])
+            extra: dict[str, Any] = {"use_cache": False}
+            if "logits_to_keep" in accepted:
+                extra["logits_to_keep"] = 1
+            if "position_ids" in accepted:
+                extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            logits = decoder(**inputs, **extra).logits[:, -1]
+            result[rows] = logits.float().log_softmax(-1).cpu()
+    return result
+
+
+def _limits(chat: ChatFormat, examples: Sequence[Example], wanted: int | None) -> list[int]:
+    """Most new tokens for each example."""
+    if wanted is not None:
+        return [wanted] * len(examples)
+    known = [len(chat.answer_ids(example, example.answer)) if example.accept and example.answer is not None else 0 for example in examples]
+    return [max(known) + MARGIN if length else UNKNOWN_LENGTH for length in known]
+
+
+def _within_context(model: PreTrainedModel, prompts: Sequence[list[int]], limits: Sequence[int], examples: Sequence[Example]) -> list[int]:
+    """Limits that keep prompt and response within the model's positions."""
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not window:
+        return list(limits)
+    for prompt, example in zip(prompts, examples, strict=True):
+        if len(prompt) >= window:
+            raise UnusableData(
+                f"the {example.role} prompt {example.prompt[:40]!r} takes {len(prompt)} tokens and the model's context is {window}",
+                "shorten the prompt or leave it out",
+            )
+    return [min(limit, window - len(prompt)) for limit, prompt in zip(limits, prompts, strict=True)]
+
+
+def _batches(prompts: Sequence[list[int]], size: int, limits: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of one limit each, in order of length."""
+    batch: list[int] = []
+    for row in sorted(range(len(prompts)), key=lambda row: (limits[row], len(prompts[row]))):
+        if batch and (len(batch) == size or limits[row] != limits[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _left_padded(decoder: PreTrainedModel, chat: ChatFormat, prompts: Sequence[list[int]]) -> dict[str, Tensor]:
+    batch = collate([Encoded(prompt, prompt) for prompt in prompts], _embedded_pad(decoder, chat), side="left").to(decoder.device)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
+    """A padding token that has an embedding; tokenizers are sometimes given one that their model never learnt of."""
+    embedded = cast(Tensor, decoder.get_input_embeddings().weight).shape[0]
+    return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
+
+
+def _generate_batch(
+    decoder: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], prompts: Sequence[list[int]], limit: int
+) -> list[str]:
+    inputs = _left_padded(decoder, chat, prompts)
+    width = inputs["input_ids"].shape[1]
+    criterion = _VerdictSettled(chat, examples, width)
+    configuration = _plain(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=limit,
+        use_cache=True,
+        eos_token_id=list(chat.end_ids),
+        pad_token_id=_embedded_pad(decoder, chat),
+    )
+    generator: Any = decoder  # every causal model is a GenerationMixin, which its base class does not say
+    output = generator.generate(**inputs, generation_config=configuration, stopping_criteria=StoppingCriteriaList([criterion]))
+    return [chat.decode(row.tokens[: row.settled_at]) for row in criterion.rows(output)]
+
+
+def _plain(**settings: Any) -> GenerationConfig:
+    return GenerationConfig(**settings)
+
+
+@dataclass
+class _Row:
+    """One response so far: its tokens up to the end token, and how many of them settled its verdict."""
+
+    tokens: list[int]
+    ended: bool
+    settled_at: int | None
+
+
+class _VerdictSettled(StoppingCriteria):
+    """Ends a row when nothing that follows can change the verdict on it.
+
+    Rows are cut where they were settled, so that a response does not show how long its neighbours went on.
+    """
+
+    def __init__(self, chat: ChatFormat, examples: Sequence[Example], width: int) -> None:
+        """Watch the responses to these examples, which start after ``width`` tokens."""
+        self._chat = chat
+        self._examples = examples
+        self._width = width
+        self._ends = set(chat.end_ids)
+        self._settled: list[int | None] = [None] * len(examples)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which rows need no more tokens: shape (rows,), bool."""
+        length = input_ids.shape[1] - self._width
+        if length % _CHECK_EVERY == 0:
+            for index, row in enumerate(self.rows(input_ids)):
+                if not row.ended and row.settled_at is None and settled(self._examples[index], self._chat.decode(row.tokens)):
+                    self._settled[index] = length
+        return torch.tensor([length is not None for length in self._settled], device=input_ids.device)
+
+    def rows(self, input_ids: Tensor) -> Iterator[_Row]:
+        """The responses so far, given all tokens, shape (rows, width + response)."""
+        for tokens, settled_at in zip(input_ids[:, self._width :].tolist(), self._settled, strict=True):
+            end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
+            yield _Row(tokens[:end], end is not None, settled_at)
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and afterwards each back into the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _undisturbed(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The decoder itself, in evaluation mode and without generation settings of its own, all put back afterwards.
+
+    An adapter's wrapper is taken off: adapters sit inside the decoder's layers and stay at work.
+    """
+    decoder = model.get_base_model() if isinstance(model, PeftModel) else model
+    own_settings = decoder.generation_config
+    decoder.generation_config = _plain()
+    try:
+        with evaluation_mode(decoder):
+            yield decoder
+    finally:
+        decoder.generation_config = own_settings
