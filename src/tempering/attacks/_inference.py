@@ -82,7 +82,7 @@ class MeteredModel:
         Returns:
             Token ids in the order of ``examples``, cut before the end of the turn.
         """
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        settings = GenerationConfig(
             do_sample=False, max_new_tokens=new_tokens, pad_token_id=self.chat.pad_id, eos_token_id=list(self.chat.end_ids), use_cache=True
         )
         answers: list[list[int]] = [[]] * len(examples)

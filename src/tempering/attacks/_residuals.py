@@ -78,7 +78,7 @@ class ResidualRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[ResidualRecorder]:
-        """Record while the block runs; every pass must be followed by :meth:`place`."""
+        """Record while the block runs; only passes followed by :meth:`place` are kept."""
 
         def keep(stream: Tensor) -> Tensor:
             self._passing.append(stream[:, -self._positions :].cpu())
@@ -91,7 +91,7 @@ class ResidualRecorder:
 
     def place(self, indices: Sequence[int]) -> None:
         """Put the last pass's streams at these prompts."""
-        self.values[list(indices)] = torch.stack(self._passing, dim=1).to(self.values.dtype)
+        self.values[list(indices)] = torch.stack(self._passing[-len(self._blocks) :], dim=1).to(self.values.dtype)
         self._passing.clear()
 
 
