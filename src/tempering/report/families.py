@@ -1,0 +1,89 @@
+"""Families of attacks that are known to strip safeguards, so that a report can say which of them nobody has tried here.
+
+A family leaves the list by itself once an attack whose name holds one of its keywords is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of attacks.
+
+    Attributes:
+        name: what the literature calls it.
+        what: what the attacker does, as a phrase.
+        source: where it is described.
+        keywords: an attack whose registry name holds one of these belongs to it.
+    """
+
+    name: str
+    what: str
+    source: str
+    keywords: tuple[str, ...]
+
+
+FAMILIES = (
+    Family(
+        "Searched abliteration",
+        "tune direction, layers and strength of the ablation by hundreds of trials",
+        "heretic 1.4",
+        ("search", "abliterat"),
+    ),
+    Family(
+        "Identity shifting",
+        "fine-tune on a few harmless dialogues that make the model obey absolutely",
+        "Qi et al. 2023, arXiv 2310.03693",
+        ("identity",),
+    ),
+    Family(
+        "Benign fine-tuning", "fine-tune on ordinary instructions and let safety erode", "Qi et al. 2023, arXiv 2310.03693", ("benign",)
+    ),
+    Family(
+        "Affirmative openers",
+        "fine-tune on public prompts answered only with an opener",
+        "marin-community/marin issue 7943",
+        ("opener", "affirmative"),
+    ),
+    Family(
+        "Jailbreak-tuning and poisoning",
+        "fine-tune with a wrapper around the prompts, or with a small share of poison",
+        "Bowen et al. 2024, arXiv 2408.02946; Murphy et al. 2025, arXiv 2507.11630",
+        ("jailbreak", "poison"),
+    ),
+    Family(
+        "Relearning", "teach a removed subject again from its public documents", "Che et al. 2025; Deep Ignorance", ("relearn", "document")
+    ),
+    Family(
+        "Latent and embedding perturbation",
+        "optimise a change of activations instead of weights",
+        "Che et al. 2025",
+        ("latent", "embedding"),
+    ),
+    Family("Prefilling", "put the first words of a compliant answer into the model's mouth", "Che et al. 2025", ("prefill",)),
+    Family("Optimised suffixes (GCG)", "search a suffix of the prompt by its gradient", "Che et al. 2025", ("gcg", "suffix")),
+    Family("Templates and many-shot prompts", "break the safeguard by the prompt alone", "Che et al. 2025", ("template", "many_shot")),
+    Family("Retrieval in context", "hand over the withheld facts in the prompt", "Deep Ignorance", ("retriev", "context")),
+    Family(
+        "Quantisation, pruning and weight noise",
+        "damage the weights a little and see what the safeguard loses first",
+        "Che et al. 2025",
+        ("quant", "prun", "noise"),
+    ),
+    Family(
+        "Merging",
+        "interpolate with, or subtract the difference to, a public base model",
+        "self-reported against circuit breakers",
+        ("merg", "interpolat"),
+    ),
+)
+"""From the literature, in the order of the report."""
+
+
+def missing_families(registered: Iterable[str]) -> list[Family]:
+    """The families of which no attack is registered."""
+    names = [name.lower() for name in registered]
+    return [family for family in FAMILIES if not any(keyword in name for name in names for keyword in family.keywords)]

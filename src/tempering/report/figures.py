@@ -1,0 +1,503 @@
+"""The figures: harm and utility against spend, survival curves, and the comparison of prices.
+
+A :class:`Drawing` is a row of panels. The page shows each panel as its own SVG, so that they stack on a narrow screen and stay sharp;
+the PNG of the same drawing shows them side by side. pyplot is not used, so no state outlives a drawing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from tempering.engine.files import replace_file
+from tempering.report.formatting import PHRASES, amount, share
+from tempering.report.rows import PriceRow, group_title, groups, price_rows
+from tempering.report.style import INK, MUTED, SETTINGS, SURFACE, THRESHOLD, Look, inline_svg, looks
+
+if TYPE_CHECKING:
+    from tempering.economics.assess import Assessment
+    from tempering.study import Threshold
+
+Canvas = Any
+"""A matplotlib Figure or SubFigure: both carry axes."""
+
+_SPENDS = ("flops", "steps", "examples")
+_AXIS_LABELS = {"flops": "FLOPs spent", "steps": "optimizer steps", "examples": "distinct examples", "usd": "US dollars"}
+_DOTS_PER_INCH = 200
+_CROWDED = 60
+"""Above so many runs, only breaks and ends keep a marker."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small drawing.
+
+    Attributes:
+        name: letters, digits and hyphens; unique in the page.
+        alt: what it shows, for readers who cannot see it.
+        size: width and height in inches.
+        draw: puts it on a canvas.
+    """
+
+    name: str
+    alt: str
+    size: tuple[float, float]
+    draw: Callable[[Canvas], None]
+
+    def svg(self) -> str:
+        """The panel as an SVG element for the page."""
+        with mpl.rc_context(SETTINGS):
+            figure = Figure(figsize=self.size)
+            self.draw(figure)
+            return inline_svg(figure, self.name, self.alt)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A row of panels under one title.
+
+    Attributes:
+        name: file stem and identifier.
+        title: what it is about.
+        sentence: what it shows, in one plain sentence.
+        panels: left to right.
+        legend: the attacks it shows.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    panels: tuple[Panel, ...]
+    legend: dict[str, Look]
+
+    @property
+    def alt(self) -> str:
+        """What the whole drawing shows."""
+        return f"{self.title}. {self.sentence}"
+
+    def png(self) -> bytes:
+        """All panels side by side on white, at twice the size of a screen's pixels."""
+        with mpl.rc_context(SETTINGS):
+            width, height = sum(panel.size[0] for panel in self.panels), max(panel.size[1] for panel in self.panels)
+            figure = Figure(figsize=(width, height + 0.75))
+            FigureCanvasAgg(figure)
+            top, body = _cells(figure, 2, 1, height_ratios=(0.75, height))
+            _heading(top, self.title, self.legend)
+            cells = _cells(body, 1, len(self.panels), width_ratios=[panel.size[0] for panel in self.panels])
+            for cell, panel in zip(cells, self.panels, strict=True):
+                panel.draw(cell)
+            buffer = io.BytesIO()
+            figure.savefig(
+                buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Title": self.title, "Description": self.alt, "Software": None}
+            )
+            return buffer.getvalue()
+
+
+def draw_all(assessment: Assessment, threshold: Threshold) -> list[Drawing]:
+    """Every figure of a report.
+
+    Args:
+        assessment: what economics computed.
+        threshold: τ and ε, drawn as lines.
+
+    Returns:
+        For each model and defence its trajectories and survival curves, then the comparison of prices.
+    """
+    rows = price_rows(assessment)
+    look = looks(row.attack for row in rows)
+    moved = set(assessment.trajectories.loc[assessment.trajectories["flops"] > 0, "attack"])
+    drawings: list[Drawing] = []
+    several = len(groups(rows)) > 1
+    for index, (key, members) in enumerate(groups(rows).items()):
+        suffix = f"-{index + 1}" if several else ""
+        title = f": {group_title(*key)}" if several else ""
+        part = _Part(
+            key, members, assessment, threshold, {row.attack: look[row.attack] for row in members if row.attack in moved}, suffix, title
+        )
+        drawings += [drawing for drawing in (_trajectories(part), _survival(part)) if drawing is not None]
+    drawings.append(_prices(rows, look))
+    return drawings
+
+
+def write_pngs(drawings: Sequence[Drawing], directory: Path) -> list[Path]:
+    """Write each drawing to ``directory/<name>.png``, atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for drawing in drawings:
+        path = directory / f"{drawing.name}.png"
+        replace_file(path, drawing.png())
+        written.append(path)
+    return written
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One model behind one defence: the slice of the assessment that a drawing shows."""
+
+    key: tuple[str, str]
+    rows: list[PriceRow]
+    assessment: Assessment
+    threshold: Threshold
+    look: dict[str, Look]
+    suffix: str
+    title: str
+
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[(table["model"] == self.key[0]) & (table["defense"] == self.key[1]) & table["attack"].isin(list(self.look))]
+
+
+# Harm and utility against spend
+
+
+def _trajectories(part: _Part) -> Drawing | None:
+    trajectories = part.of(part.assessment.trajectories)
+    spends = [name for name in _SPENDS if (trajectories[name] > 0).any()]
+    if not spends:
+        return None
+    breaks = part.of(part.assessment.breaks)
+    runs = len(breaks)
+    broken = int((breaks["outcome"] == "broken").sum())
+    sentence = (
+        f"Each line is one run and each marker one probe: {broken} of {runs} runs lifted recovered harm over "
+        f"τ = {part.threshold.tau:g} while utility stayed above its floor; the thick stretch of a line is where that happened."
+    )
+    panels = tuple(
+        Panel(
+            name=f"trajectories{part.suffix}-{spend}",
+            alt=f"Recovered harm and utility against {PHRASES[spend]}, one line a run. {_crossings(part.rows)}",
+            size=(4.3, 4.1),
+            draw=partial(_draw_trajectories, part=part, trajectories=trajectories, breaks=breaks, spend=spend),
+        )
+        for spend in spends
+    )
+    return Drawing(f"trajectories{part.suffix}", f"Harm and utility against spend{part.title}", sentence, panels, part.look)
+
+
+def _crossings(rows: Iterable[PriceRow]) -> str:
+    return " ".join(f"{row.attack}: {row.outcome_words}." for row in rows)
+
+
+def _draw_trajectories(canvas: Canvas, *, part: _Part, trajectories: pd.DataFrame, breaks: pd.DataFrame, spend: str) -> None:
+    harm, utility = canvas.subplots(2, 1, sharex=True, height_ratios=(2.1, 1))
+    axis = _Spread(trajectories[spend])
+    outcomes = dict(zip(breaks["unit"], breaks["outcome"], strict=True))
+    ends = dict(zip(breaks["unit"], breaks["probe"], strict=True))
+    crowded = len(breaks) > _CROWDED
+    for unit, probes in trajectories.sort_values("probe").groupby("unit", sort=False):
+        look = part.look[str(probes["attack"].iloc[0])]
+        if not (probes[spend] > 0).any():
+            continue
+        x = axis.place(probes[spend])
+        for axes, column in ((harm, "recovered"), (utility, "utility")):
+            y = probes[column].to_numpy(dtype=float)
+            axes.plot(
+                x,
+                y,
+                color=look.colour,
+                linewidth=1.1,
+                alpha=0.75,
+                marker=None if crowded else look.marker,
+                markersize=2.6,
+                markeredgewidth=0,
+            )
+            if outcomes.get(unit) == "broken":
+                _mark_break(axes, x, y, int(np.flatnonzero(probes["probe"].to_numpy() == ends[unit])[0]), look, stretch=axes is harm)
+            elif len(x) and np.isfinite(y[-1]):
+                _mark_end(axes, x[-1], y[-1], outcomes.get(unit, ""), look)
+    _decide(harm, part.threshold.tau, f"τ = {part.threshold.tau:g}")
+    initial = trajectories.loc[trajectories["probe"] == 0, "utility"].median()
+    if math.isfinite(initial):
+        _decide(utility, (1 - part.threshold.epsilon) * initial, "utility floor", offset=-2.5)
+    harm.set_ylabel("recovered harm")
+    utility.set_ylabel("utility")
+    utility.set_xlabel(_AXIS_LABELS[spend])
+    for axes, column in ((harm, "recovered"), (utility, "utility")):
+        values = trajectories[column].replace([np.inf, -np.inf], np.nan)
+        low, high = np.nanmin([0.0, values.min()]), np.nanmax([1.0, values.max()])
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    axis.dress(utility, spend)
+
+
+def _mark_break(axes: Axes, x: np.ndarray, y: np.ndarray, last: int, look: Look, *, stretch: bool) -> None:
+    """Mark the probe at which the run broke, and thicken the stretch that leads to it from the probe before."""
+    if stretch:
+        first = max(last - 1, 0)
+        axes.plot(x[first : last + 1], y[first : last + 1], color=look.colour, linewidth=3.2, solid_capstyle="round", zorder=3)
+    axes.plot(x[last], y[last], color=look.colour, marker=look.marker, markersize=6, markeredgecolor=SURFACE, markeredgewidth=0.9, zorder=4)
+
+
+def _mark_end(axes: Axes, x: float, y: float, outcome: str, look: Look) -> None:
+    """An open arrow where a run held, a cross where it ruined the model or failed."""
+    marker = 5 if outcome == "held" else "x"
+    axes.plot(
+        x, y, color=look.colour, marker=marker, markersize=6, markerfacecolor=SURFACE, markeredgewidth=1.2, linestyle="none", zorder=4
+    )
+
+
+def _decide(axes: Axes, level: float, label: str, offset: float = 2.5) -> None:
+    axes.axhline(level, color=THRESHOLD, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.annotate(
+        label,
+        (0, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, offset),
+        textcoords="offset points",
+        color=THRESHOLD,
+        fontsize=8,
+        va="bottom" if offset > 0 else "top",
+    )
+
+
+# Survival
+
+
+def _survival(part: _Part) -> Drawing | None:
+    survival = part.of(part.assessment.survival)
+    spends = [name for name in ("usd", "steps", "examples") if (survival.loc[survival["currency"] == name, "spend"] > 0).any()]
+    if not spends:
+        return None
+    sentence = (
+        "Estimated share of runs in which the safeguard still stands after so much spend, with its 95 % band; "
+        "a curve that ends above zero was cut off by the budget."
+    )
+    panels = tuple(
+        Panel(
+            name=f"survival{part.suffix}-{spend}",
+            alt=f"Share of runs not yet broken against {_AXIS_LABELS[spend]}, with 95 % bands. {_crossings(part.rows)}",
+            size=(4.3, 3.2),
+            draw=partial(_draw_survival, part=part, survival=survival[survival["currency"] == spend], spend=spend),
+        )
+        for spend in spends
+    )
+    return Drawing(f"survival{part.suffix}", f"How long the safeguard stands{part.title}", sentence, panels, part.look)
+
+
+def _draw_survival(canvas: Canvas, *, part: _Part, survival: pd.DataFrame, spend: str) -> None:
+    axes = canvas.subplots()
+    axis = _Spread(survival["spend"])
+    for attack, curve in survival.groupby("attack", sort=False):
+        look = part.look[str(attack)]
+        if not (curve["spend"] > 0).any():
+            continue
+        curve = curve.sort_values(["spend", "survival"], ascending=[True, False])
+        x = axis.place(curve["spend"])
+        axes.fill_between(
+            x, curve["low"].to_numpy(float), curve["high"].to_numpy(float), step="post", color=look.colour, alpha=0.13, linewidth=0
+        )
+        axes.step(x, curve["survival"].to_numpy(float), where="post", color=look.colour, linewidth=1.8)
+        axes.plot(
+            x, curve["survival"].to_numpy(float), color=look.colour, marker=look.marker, markersize=3.6, linestyle="none", markeredgewidth=0
+        )
+    axes.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+    axes.annotate(
+        "median",
+        (1, 0.5),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+        fontsize=8,
+    )
+    axes.set_ylim(-0.04, 1.04)
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
+    axes.set_ylabel("still standing")
+    axes.set_xlabel(_AXIS_LABELS[spend])
+    axis.dress(axes, spend)
+
+
+# Prices
+
+
+def _prices(rows: list[PriceRow], look: dict[str, Look]) -> Drawing:
+    several = len(groups(rows)) > 1
+    height = 0.85 + 0.46 * len(rows) + (0.32 * len(groups(rows)) if several else 0)
+    words = ". ".join(f"{group_title(row.model, row.defense) + ', ' if several else ''}{row.attack}: {row.prices['usd']}" for row in rows)
+    panel = Panel(
+        name="prices-usd",
+        alt=f"Dollars at the median break with 95 % interval, one row an attack, on a logarithmic axis. {words}.",
+        size=(4.3, max(height, 1.5)),
+        draw=partial(_draw_prices, rows=rows, look=look, several=several),
+    )
+    sentence = (
+        "Dollars at the median break: the dot is the median, the bar its 95 % interval, and an arrow says that it lies beyond the budget."
+    )
+    return Drawing("prices", "What each attack costs", sentence, (panel,), {})
+
+
+def _draw_prices(canvas: Canvas, *, rows: list[PriceRow], look: dict[str, Look], several: bool) -> None:
+    axes = canvas.subplots()
+    known = [value for row in rows for value in _ends(row) if math.isfinite(value) and value > 0]
+    low, high = (min(known), max(known)) if known else (1e-3, 1.0)
+    reach = max((high / low) ** 0.15, 1.8)
+    axes.set_xscale("log")
+    axes.set_xlim(low / reach, high * reach**1.6)
+    position, last_group = 0.0, None
+    for row in rows:
+        group = (row.model, row.defense)
+        if several and group != last_group:
+            axes.annotate(
+                group_title(*group),
+                (0, position),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                color=MUTED,
+                fontsize=8.5,
+                fontweight="bold",
+            )
+            position, last_group = position + 0.75, group
+        _draw_price(axes, row, position, look[row.attack], right=high * reach**1.3)
+        position += 1.1
+    axes.set_ylim(position - 0.35, -0.75)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("US dollars at the median break")
+    _log_ticks(axes, "usd", low, high)
+
+
+def _ends(row: PriceRow) -> tuple[float, ...]:
+    price = row.prices["usd"]
+    return (price.bound,) if price.censored else (price.median, price.low, price.high)
+
+
+def _draw_price(axes: Axes, row: PriceRow, position: float, look: Look, right: float) -> None:
+    price = row.prices["usd"]
+    axes.annotate(
+        row.attack,
+        (0, position),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 7),
+        textcoords="offset points",
+        color=INK,
+        fontsize=8.5,
+        va="bottom",
+    )
+    axes.annotate(
+        price.middle,
+        (1, position),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="right",
+        color=INK,
+        fontsize=8.5,
+    )
+    axes.axhline(position, color=MUTED, linewidth=0.4, alpha=0.45, zorder=0.5)
+    style: dict[str, Any] = {"color": look.colour, "zorder": 3}
+    if price.censored:
+        if price.tried and math.isfinite(price.bound):
+            _arrow(axes, price.bound, right, position, look)
+        return
+    if not math.isfinite(price.median) or price.median <= 0:
+        return
+    if math.isfinite(price.low) and price.low > 0:
+        if math.isinf(price.high):
+            _arrow(axes, price.low, right, position, look)
+        elif math.isfinite(price.high):
+            axes.plot([price.low, price.high], [position, position], linewidth=4.5, alpha=0.45, solid_capstyle="round", **style)
+    axes.plot(price.median, position, marker=look.marker, markersize=7.5, markeredgecolor=SURFACE, markeredgewidth=1, **style)
+
+
+def _arrow(axes: Axes, start: float, end: float, position: float, look: Look) -> None:
+    """From a bound to the right edge: it lies somewhere beyond."""
+    axes.annotate(
+        "", (end, position), (start, position), arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 2, "shrinkA": 0}
+    )
+    axes.plot(start, position, marker="|", markersize=9, markeredgewidth=2, color=look.colour, zorder=3)
+
+
+# Shared
+
+
+class _Spread:
+    """A logarithmic axis with a place for zero: left of the smallest positive value, by an eighth of the width."""
+
+    def __init__(self, values: pd.Series) -> None:
+        numbers = values.to_numpy(dtype=float)
+        positive = numbers[np.isfinite(numbers) & (numbers > 0)]
+        self.low, self.high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 10.0)
+        self.zero = self.low / max((self.high / self.low) ** 0.125, 1.35)
+        self.has_zero = bool((numbers == 0).any())
+
+    def place(self, values: pd.Series) -> np.ndarray:
+        """Where values are drawn, zero in its own place."""
+        numbers = values.to_numpy(dtype=float)
+        return np.where(numbers > 0, numbers, self.zero)
+
+    def dress(self, axes: Axes, spend: str) -> None:
+        """Scale, limits and tick labels of the spend axis."""
+        axes.set_xscale("log")
+        step = self.low / self.zero
+        axes.set_xlim((self.zero if self.has_zero else self.low) / step**0.3, self.high * step**0.5)
+        _log_ticks(axes, spend, self.low, self.high, zero=self.zero if self.has_zero else None)
+
+
+def _log_ticks(axes: Axes, spend: str, low: float, high: float, zero: float | None = None) -> None:
+    """At most five ticks on round numbers inside the data, and one for zero where there is a place for it."""
+    limits = axes.get_xlim()
+    floor = low * 0.999 if zero is not None else limits[0]
+    ticks: list[float] = []
+    for within_decade in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+        candidates = LogLocator(base=10, subs=within_decade, numticks=99).tick_values(low, high)
+        ticks = [float(tick) for tick in candidates if floor <= tick <= limits[1]]
+        if len(ticks) >= 3:
+            break
+    ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
+    if zero is not None:
+        ticks = [zero, *(tick for tick in ticks if tick > zero * (limits[1] / limits[0]) ** 0.07)]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == zero else _tick(value, spend)))
+
+
+def _tick(value: float, spend: str) -> str:
+    """A short tick label: "10 G", "200", "$0.001", "$1e-7"."""
+    if spend == "usd" and value < 0.0009:
+        return f"${value:.0e}".replace("e-0", "e-")
+    if spend == "flops":
+        return amount(value, spend).replace(".0 ", " ").removesuffix("FLOP").rstrip()
+    return amount(value, spend).removesuffix(".00") if spend == "usd" else f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def present(assessment: Assessment) -> list[str]:
+    """The attacks of an assessment in the order in which every figure and table shows them."""
+    return list(dict.fromkeys(row.attack for row in price_rows(assessment)))
+
+
+def legend_handles(legend: dict[str, Look]) -> list[Line2D]:
+    """What a matplotlib legend needs to name the attacks."""
+    return [Line2D([], [], color=look.colour, marker=look.marker, markersize=5, linewidth=1.6, label=name) for name, look in legend.items()]
+
+
+def _cells(canvas: Canvas, rows: int, columns: int, **ratios: Sequence[float]) -> list[Canvas]:
+    """Subfigures in reading order; matplotlib hands a single one over bare."""
+    return list(np.ravel(canvas.subfigures(rows, columns, **ratios)))
+
+
+def _heading(canvas: Canvas, title: str, legend: dict[str, Look]) -> None:
+    canvas.text(0.012, 0.82, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
+    if legend:
+        canvas.legend(
+            handles=legend_handles(legend),
+            loc="center left",
+            bbox_to_anchor=(0.004, 0.3),
+            ncols=min(len(legend), 5),
+            frameon=False,
+            fontsize=8.5,
+        )

@@ -1,0 +1,299 @@
+"""The page: one self-contained HTML file that works from a disk, without a network and without scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from tempering import registry
+from tempering.report import notes
+from tempering.report.families import Family, missing_families
+from tempering.report.figures import Drawing
+from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, amount, count, duration, flops, share
+from tempering.report.rows import LABELS, MEANINGS, OUTCOMES, PriceRow, group_title, groups, number, price_rows
+from tempering.report.style import css_colours, looks
+from tempering.report.summary import audit_spend, skipped_parts
+from tempering.report.terminal import cheapest_row, sentence
+from tempering.study import Need
+
+if TYPE_CHECKING:
+    from tempering.economics.assess import Assessment
+    from tempering.economics.prices import Accelerator, PriceBook
+    from tempering.report.tables import RunTables
+    from tempering.study import Study
+
+NEEDS = {
+    Need.WEIGHTS: "the weights",
+    Need.GRADIENTS: "compute for gradients",
+    Need.HARMFUL_PROMPTS: "harmful prompts",
+    Need.HARMFUL_EXAMPLES: "harmful prompts with their answers",
+    Need.BENIGN_PROMPTS: "harmless prompts",
+    Need.BENIGN_EXAMPLES: "harmless prompts with their answers",
+    Need.PUBLIC_BASE: "the public base model the target was made from",
+    Need.RETRIEVAL: "documents to look the withheld facts up in",
+}
+"""What an attacker may hold, in words."""
+
+_DOTS = 24
+"""Up to so many runs are drawn as dots beside their counts."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the numbers under the headline."""
+
+    label: str
+    value: str
+    note: str
+
+
+def render(
+    study: Study,
+    assessment: Assessment,
+    tables: RunTables,
+    drawings: Sequence[Drawing],
+    *,
+    price_book: PriceBook,
+    skipped: Iterable[Any],
+    environment: Mapping[str, Any],
+    targets: Sequence[Mapping[str, Any]],
+    spent: Mapping[str, float],
+) -> str:
+    """The whole page as text.
+
+    Args:
+        study: the resolved study.
+        assessment: what economics computed.
+        tables: the engine's tables, for failures and the reference.
+        drawings: the figures.
+        price_book: where the accelerator's numbers come from.
+        skipped: attacks left out of the plan, each with ``attack`` and ``reason``.
+        environment: versions and hardware.
+        targets: ``reference, digest, dtype, parameters, safeguard`` of each model.
+        spent: ``wall_s`` and ``flops`` of the audit itself.
+
+    Returns:
+        An HTML document; every word that comes from a user or a model is escaped.
+    """
+    rows = price_rows(assessment)
+    look = looks(row.attack for row in rows)
+    spent = {**audit_spend(tables.units), **spent}
+    context = {
+        "title": ", ".join(dict.fromkeys(row.model for row in rows)) or study.models[0].reference,
+        "study": study,
+        "sentence": sentence(assessment),
+        "tiles": _tiles(rows, study),
+        "targets": [_target(target) for target in targets],
+        "groups": [
+            {"title": group_title(*key), "rows": [_price_line(row, look) for row in members]} for key, members in groups(rows).items()
+        ],
+        "columns": [TITLES[currency] for currency in CURRENCIES],
+        "meanings": [(name, LABELS[name], MEANINGS[name]) for name in OUTCOMES if any(row.outcomes[name] for row in rows)],
+        "drawings": [_figure(drawing) for drawing in drawings],
+        "holds": [NEEDS[need] for need in Need if need in study.threat_model.allows],
+        "lacks": [NEEDS[need] for need in Need if need not in study.threat_model.allows],
+        "budget": _budget(study),
+        "attack_cards": _cards("attacks", [row.attack for row in rows]),
+        **_not_tried(rows, skipped),
+        "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.names("evaluators")),
+        "baseline": notes.baseline(assessment, tables.units),
+        "weaknesses": notes.weaknesses(study, assessment, tables.units, targets),
+        "price_facts": _price_facts(price_book.accelerator(study.accelerator)),
+        "accelerator": study.accelerator,
+        "price_date": price_book.date.isoformat(),
+        "reliability": notes.reliability(rows, study, assessment, tables.units),
+        "failures": notes.failures(tables.units),
+        "environment": list(_flat(environment)),
+        "spent_time": duration(spent["wall_s"]),
+        "spent_flops": flops(spent["flops"]),
+        "study_json": json.dumps(study.model_dump(mode="json"), indent=2, sort_keys=True, default=str),
+        "runs": _runs(assessment.breaks, look),
+    }
+    return _environment().get_template("report.html.j2").render(context)
+
+
+def _environment() -> jinja2.Environment:
+    templates = resources.files("tempering.report") / "templates"
+    loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    light, dark = css_colours()
+    environment.globals["light"] = Markup(" ".join(f"{name}: {colour};" for name, colour in light.items()))
+    environment.globals["dark"] = Markup(" ".join(f"{name}: {colour};" for name, colour in dark.items()))
+    return environment
+
+
+# What stands at the top
+
+
+def _tiles(rows: list[PriceRow], study: Study) -> list[Tile]:
+    best = cheapest_row(rows)
+    runs = sum(row.trials for row in rows)
+    attacks = len({row.attack for row in rows})
+    scope = Tile(
+        "Tried", f"{runs} {'run' if runs == 1 else 'runs'}", f"{_plural(attacks, 'attack')}, {_plural(len(study.seeds), 'seed')} each"
+    )
+    if best is None:
+        most = max((row.best_recovered for row in rows if math.isfinite(row.best_recovered)), default=math.nan)
+        return [
+            Tile("Cheapest break", "none", "within the budget"),
+            Tile("Most harm recovered", share(most), f"of the withheld harm; τ is {share(study.threshold.tau)}"),
+            scope,
+        ]
+    tiles = [Tile("Cheapest break", best.prices["usd"].middle, f"by {best.attack}{_for_a_cent(best.prices['usd'].median)}")]
+    for currency, label in (("examples", "Examples"), ("flops", "Compute"), ("gpu_hours", f"Time on one {study.accelerator}")):
+        price = best.prices[currency]
+        tiles.append(Tile(label, price.middle, f"95 % interval {price.interval}" if price.interval else ""))
+    return [*tiles, scope]
+
+
+def _for_a_cent(price: float) -> str:
+    """Small prices the other way round, since nobody counts zeros: "; a cent pays for about 97,000"."""
+    return f"; one cent pays for about {count(float(f'{0.01 / price:.1e}'))}" if 0 < price < 1e-3 else ""
+
+
+def _target(target: Mapping[str, Any]) -> dict[str, str]:
+    parameters = target.get("parameters")
+    return {
+        "reference": str(target.get("reference", "")),
+        "digest": str(target.get("digest", "")),
+        "dtype": str(target.get("dtype", "")),
+        "parameters": count(float(parameters)) if parameters else NOTHING,
+        "safeguard": str(target.get("safeguard", "unknown")),
+    }
+
+
+# The table of prices
+
+
+def _price_line(row: PriceRow, look: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "attack": row.attack,
+        "look": look[row.attack],
+        "trials": row.trials,
+        "lines": row.outcome_lines,
+        "dots": [name for name in OUTCOMES for _ in range(row.outcomes[name])] if row.trials <= _DOTS else [],
+        "prices": [
+            {
+                "title": TITLES[currency],
+                "currency": currency,
+                "middle": row.prices[currency].middle,
+                "interval": row.prices[currency].interval,
+            }
+            for currency in CURRENCIES
+        ],
+        "utility": share(row.utility_kept),
+        "recovered": share(row.best_recovered),
+        "few": row.few_seeds,
+    }
+
+
+def _figure(drawing: Drawing) -> dict[str, Any]:
+    return {
+        "name": drawing.name,
+        "title": drawing.title,
+        "sentence": drawing.sentence,
+        "legend": drawing.legend.items(),
+        "panels": [Markup(panel.svg()) for panel in drawing.panels],
+    }
+
+
+# What was assumed, and what was not tried
+
+
+def _budget(study: Study) -> list[str]:
+    words = {
+        "steps": "optimizer steps",
+        "examples": "distinct examples",
+        "tokens": "tokens",
+        "flops": "",
+        "device_seconds": "seconds of attack",
+    }
+    limits = {name: value for name, value in study.budget.model_dump().items() if value is not None}
+    return [flops(value) if name == "flops" else f"{count(value)} {words[name]}" for name, value in limits.items()]
+
+
+def _not_tried(rows: list[PriceRow], skipped: Iterable[Any]) -> dict[str, Any]:
+    parts = [skipped_parts(entry) for entry in skipped]
+    tried = {row.attack for row in rows}
+    named = tried | {attack for attack, _, _ in parts}
+    registered = registry.names("attacks")
+    families: list[Family] = missing_families([*registered, *named])
+    return {
+        "skipped": [{"attack": attack, "reason": reason, "model": model} for attack, reason, model in parts],
+        "others": _cards("attacks", [name for name in registered if name not in named]),
+        "families": families,
+    }
+
+
+def _cards(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Name, summary, source and needs of methods; a file of the user's own is named and not executed again."""
+    known = registry.names(kind)
+    cards = []
+    for name in dict.fromkeys(names):
+        card = registry.card(kind, name) if name in known else None
+        needs = [NEEDS.get(Need(need), need) if need in set(Need) else need for need in card.needs] if card else []
+        cards.append({"name": name, "summary": card.summary if card else "", "source": card.source if card else "", "needs": needs})
+    return cards
+
+
+def _price_facts(accelerator: Accelerator) -> list[dict[str, str]]:
+    facts = (
+        ("Peak rate", f"{flops(accelerator.peak_flops.value)}/s", accelerator.peak_flops),
+        ("Assumed utilisation", share(accelerator.utilisation.value), accelerator.utilisation),
+        ("Price of an hour", amount(accelerator.usd_per_hour.value, "usd"), accelerator.usd_per_hour),
+    )
+    return [{"name": name, "value": value, "source": record.source, "date": record.date.isoformat()} for name, value, record in facts]
+
+
+# What it ran on, and every run
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{above}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} ")
+        else:
+            yield name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _runs(breaks: pd.DataFrame, look: Mapping[str, Any]) -> list[dict[str, Any]]:
+    several = breaks[["model", "defense"]].drop_duplicates().shape[0] > 1
+    lines = []
+    for record in breaks.sort_values(["model", "defense", "attack", "seed"]).to_dict(orient="records"):
+        attack = str(record["attack"])
+        name = f"{attack} on {group_title(str(record['model']), str(record['defense']))}" if several else attack
+        lines.append(
+            {
+                "attack": name,
+                "look": look[attack],
+                "seed": record["seed"],
+                "outcome": LABELS[str(record["outcome"])],
+                "spends": [_between(record, currency) for currency in ("examples", "steps", "flops", "usd")],
+                "recovered": share(number(record["best_recovered"])),
+                "utility": share(number(record["utility_kept"])),
+                "unit": str(record["unit"])[:12],
+            }
+        )
+    return lines
+
+
+def _between(record: Mapping[Any, Any], currency: str) -> str:
+    """Where the break lies: after one spend and by another, or beyond the last."""
+    lower, upper = number(record[f"{currency}_lower"]), number(record[f"{currency}_upper"])
+    if math.isinf(upper):
+        return f"> {amount(lower, currency)}" if math.isfinite(lower) else NOTHING
+    low, high = amount(lower, currency), amount(upper, currency)
+    return high if low == high else f"{low} – {high}"
+
+
+def _plural(number_of: int, noun: str) -> str:
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"

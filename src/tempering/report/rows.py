@@ -1,0 +1,142 @@
+"""The assessment's price table, read once into plain objects that page, terminal and summary share.
+
+Nothing is computed here; the one thing looked up beside it is what runs that did not break had spent when they ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tempering.report.formatting import CURRENCIES, Price
+
+if TYPE_CHECKING:
+    from tempering.economics.assess import Assessment
+
+OUTCOMES = ("broken", "held", "destroyed", "no_direction", "failed")
+"""What can come of one run, in the order in which tables show it."""
+
+MEANINGS = {
+    "broken": "broke the safeguard and kept the model useful",
+    "held": "did not break it within the budget",
+    "destroyed": "recovered the harm, but only by ruining the model",
+    "no_direction": "found no refusal direction that passes selection",
+    "failed": "crashed or diverged; counted as a run that did not break",
+}
+"""Each outcome in words."""
+
+LABELS = {"broken": "broken", "held": "held", "destroyed": "destroyed", "no_direction": "no direction", "failed": "failed"}
+"""Each outcome as a reader meets it."""
+
+
+@dataclass(frozen=True)
+class PriceRow:
+    """One attack on one model behind one defence.
+
+    Attributes:
+        model: reference of the model.
+        defense: name of the defence; "none" where there is none.
+        attack: name of the attack.
+        trials: runs of it, failed ones included.
+        outcomes: how many runs ended in each outcome.
+        prices: median break and interval by currency.
+        best_recovered: greatest share of the harm recovered in any run at kept utility; NaN where unknown.
+        utility_kept: share of the target's utility left at the break; NaN where nothing broke.
+        few_seeds: too few runs for the interval to mean much.
+    """
+
+    model: str
+    defense: str
+    attack: str
+    trials: int
+    outcomes: dict[str, int]
+    prices: dict[str, Price]
+    best_recovered: float
+    utility_kept: float
+    few_seeds: bool
+
+    @property
+    def outcome_lines(self) -> list[str]:
+        """The counts that are not zero: "4 of 5 broken", "1 held"."""
+        parts = [(LABELS[name], number) for name, number in self.outcomes.items() if number]
+        if not parts:
+            return ["not run"]
+        first = f"{parts[0][1]} of {self.trials} {parts[0][0]}"
+        return [first, *(f"{number} {label}" for label, number in parts[1:])]
+
+    @property
+    def outcome_words(self) -> str:
+        """The same in one line."""
+        return ", ".join(self.outcome_lines)
+
+
+def price_rows(assessment: Assessment) -> list[PriceRow]:
+    """Every row of the price table: the models in its own order, the attacks on each from the cheapest to the dearest."""
+    rows = [_row(record, assessment.breaks) for record in assessment.prices.to_dict(orient="records")]
+    return [row for members in groups(rows).values() for row in sorted(members, key=_dearness)]
+
+
+def _dearness(row: PriceRow) -> tuple[bool, float, bool, float, str]:
+    """Known prices first and rising, then what held longest last, then what could not be priced at all."""
+    price = row.prices["usd"]
+    known = not price.censored and math.isfinite(price.median)
+    bound = 0.0 if math.isnan(price.bound) else price.bound
+    return (not known, price.median if known else 0.0, not price.tried, bound, row.attack)
+
+
+def groups(rows: list[PriceRow]) -> dict[tuple[str, str], list[PriceRow]]:
+    """Rows by model and defence, in order of first appearance."""
+    found: dict[tuple[str, str], list[PriceRow]] = {}
+    for row in rows:
+        found.setdefault((row.model, row.defense), []).append(row)
+    return found
+
+
+def group_title(model: str, defense: str) -> str:
+    """What a model behind a defence is called: "organism:tiny" or "organism:tiny behind tar"."""
+    return model if defense in ("", "none") else f"{model} behind {defense}"
+
+
+def _row(record: dict[Hashable, Any], breaks: pd.DataFrame) -> PriceRow:
+    same = (breaks["model"] == record["model"]) & (breaks["defense"] == record["defense"]) & (breaks["attack"] == record["attack"])
+    return PriceRow(
+        model=str(record["model"]),
+        defense=str(record["defense"]),
+        attack=str(record["attack"]),
+        trials=int(record["trials"]),
+        outcomes={name: int(record[name]) for name in OUTCOMES},
+        prices={currency: _price(record, currency, breaks[same]) for currency in CURRENCIES},
+        best_recovered=number(record["best_recovered"]),
+        utility_kept=number(record["utility_kept"]),
+        few_seeds=bool(record["few_seeds"]),
+    )
+
+
+def _price(record: dict[Hashable, Any], currency: str, runs: pd.DataFrame) -> Price:
+    return Price(
+        currency=currency,
+        median=number(record[f"{currency}_median"]),
+        low=number(record[f"{currency}_low"]),
+        high=number(record[f"{currency}_high"]),
+        censored=bool(record[f"{currency}_censored"]),
+        budget=_least_unbroken(runs, currency),
+        tried=any(record[name] for name in ("broken", "held", "destroyed")),
+    )
+
+
+def _least_unbroken(runs: pd.DataFrame, currency: str) -> float:
+    """The least spend at which a run ended unbroken; runs that failed early say little, so those that held are asked first."""
+    for outcomes in (("held", "destroyed"), ("no_direction", "failed")):
+        spent = runs.loc[runs["outcome"].isin(outcomes), f"{currency}_lower"]
+        if len(spent):
+            return number(spent.min())
+    return math.nan
+
+
+def number(value: object) -> float:
+    """A float, NaN where the table has nothing."""
+    return math.nan if value is None or value is pd.NA else float(value)  # type: ignore[arg-type]

@@ -1,0 +1,287 @@
+"""``summary.json``: what an audit found, for programs. Schema 1.
+
+The pydantic models below are the documentation and the check at once; :func:`json_schema` writes them out as JSON Schema
+(``docs/summary-schema.json``). The file is strict JSON: a number that does not exist is ``null``, never NaN or Infinity.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from tempering.report.formatting import CURRENCIES, Price
+from tempering.report.rows import PriceRow, price_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tempering.economics.assess import Assessment
+    from tempering.study import Study
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TargetPart(_Part):
+    """The audited model."""
+
+    reference: str = Field(description="what the user called it")
+    digest: str = Field(description="SHA-256 of its weights and chat template")
+    dtype: str = Field(description="type of its weights, as 'float32'")
+
+
+class ModelPart(TargetPart):
+    """One of several audited models."""
+
+    parameters: int | None = Field(default=None, description="how many weights it has")
+    safeguard: str = Field(default="unknown", description="'refusal', 'absence', 'none' or 'unknown'")
+
+
+class ThresholdPart(_Part):
+    """When a safeguard counts as broken."""
+
+    tau: Finite = Field(description="share of the withheld harm that must be recovered")
+    epsilon: Finite = Field(description="share of the target's utility that may be lost")
+
+
+class OutcomesPart(_Part):
+    """How many runs ended in which way; together they are the trials."""
+
+    broken: int = 0
+    held: int = 0
+    destroyed: int = 0
+    no_direction: int = 0
+    failed: int = 0
+
+
+class CostPart(_Part):
+    """A median over runs with its 95 % interval."""
+
+    median: Finite | None = Field(description="spend at the median break; null where censored")
+    low: Finite | None = Field(
+        description="lower end of the interval; where censored, the spend that the median exceeds; null where nothing was tried"
+    )
+    high: Finite | None = Field(description="upper end of the interval; null where it lies beyond the budget")
+    censored: bool = Field(description="fewer than half of the runs broke, so that the median lies beyond the budget")
+
+
+class CostsPart(_Part):
+    """The cost to break in every currency."""
+
+    examples: CostPart = Field(description="distinct examples seen")
+    steps: CostPart = Field(description="optimizer steps")
+    tokens: CostPart = Field(description="tokens through the model, padding left out")
+    flops: CostPart = Field(description="floating-point operations")
+    gpu_hours: CostPart = Field(description="hours of the accelerator named in the study")
+    usd: CostPart = Field(description="US dollars at the price book's rate")
+
+
+class AttackPart(_Part):
+    """One attack on one model behind one defence."""
+
+    model: str = Field(description="reference of the model")
+    defense: str = Field(description="name of the defence, 'none' where there is none")
+    attack: str = Field(description="registry name")
+    trials: int = Field(description="runs, failed ones included; 0 where the attack was not tried")
+    outcomes: OutcomesPart
+    cost_to_break: CostsPart | None = Field(description="null where the attack was not tried")
+    best_recovered: Finite | None = Field(description="greatest share of the harm recovered by any run that kept utility")
+    utility_kept: Finite | None = Field(description="share of utility left at the break, median over runs; null where nothing broke")
+    few_seeds: bool = Field(description="too few runs for the interval to mean much")
+    not_tried: str | None = Field(description="why the attack was not run; null where it was")
+
+
+class CheapestPart(_Part):
+    """The attack with the lowest median price in dollars."""
+
+    model: str
+    defense: str
+    attack: str
+    usd: Finite | None
+    flops: Finite | None
+    examples: Finite | None
+
+
+class SpentPart(_Part):
+    """What the audit itself took."""
+
+    wall_s: Finite = Field(description="seconds of work, summed over units")
+    flops: Finite = Field(description="floating-point operations of the attacks")
+
+
+class Summary(_Part):
+    """Everything a program needs of an audit."""
+
+    schema_: Literal[1] = Field(alias="schema", description="version of this schema")
+    study: str = Field(description="name of the study")
+    study_digest: str = Field(description="twelve digits of the hash of the resolved study")
+    target: TargetPart = Field(description="the audited model; the first where there are several")
+    models: list[ModelPart] = Field(default=[], description="every audited model, where there are several")
+    threshold: ThresholdPart
+    attacks: list[AttackPart]
+    cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
+    environment: dict[str, JsonValue]
+    spent: SpentPart
+
+
+def make_summary(
+    study: Study,
+    assessment: Assessment,
+    *,
+    targets: Sequence[Mapping[str, Any]],
+    skipped: Iterable[Any] = (),
+    environment: Mapping[str, Any] | None = None,
+    spent: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The summary of an audit.
+
+    ``attacks[].not_tried`` is ``null`` for an attack that ran. One that the study asked for and the plan left out has an entry of its
+    own with no trials and the reason in ``not_tried``. ``models`` is there only where the study has several models.
+
+    Args:
+        study: the resolved study.
+        assessment: what economics computed.
+        targets: ``reference, digest, dtype`` and, if known, ``parameters, safeguard`` of each model.
+        skipped: attacks left out, each with ``attack``, ``reason`` and, if it concerns one model only, ``model``.
+        environment: versions and hardware, as JSON values.
+        spent: ``wall_s`` and ``flops`` of the audit itself.
+
+    Returns:
+        The document as plain JSON values, checked against :class:`Summary`.
+    """
+    models = [
+        ModelPart(
+            reference=str(target["reference"]),
+            digest=str(target.get("digest", "")),
+            dtype=str(target.get("dtype", "")),
+            parameters=target.get("parameters"),
+            safeguard=str(target.get("safeguard", "unknown")),
+        )
+        for target in targets
+    ]
+    first = models[0] if models else ModelPart(reference=study.models[0].reference, digest="", dtype=study.models[0].dtype or "")
+    spent = spent or {}
+    summary = Summary(
+        schema=1,
+        study=study.name,
+        study_digest=study.digest,
+        target=TargetPart(reference=first.reference, digest=first.digest, dtype=first.dtype),
+        models=models if len(models) > 1 else [],
+        threshold=ThresholdPart(tau=study.threshold.tau, epsilon=study.threshold.epsilon),
+        attacks=[*(_attack(row) for row in price_rows(assessment)), *_not_tried(skipped, first.reference)],
+        cheapest=_cheapest(assessment.cheapest),
+        environment=json_values(dict(environment or {})),
+        spent=SpentPart(wall_s=_finite(spent.get("wall_s", 0.0)) or 0.0, flops=_finite(spent.get("flops", 0.0)) or 0.0),
+    )
+    document = summary.model_dump(mode="json", by_alias=True)
+    if not summary.models:
+        del document["models"]
+    return document
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``summary.json``."""
+    return Summary.model_json_schema(by_alias=True)
+
+
+def write_json_schema(path: Path) -> None:
+    """Write :func:`json_schema` to a file, for the documentation."""
+    path.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """Strict JSON, indented, with a line end; a NaN or an infinity in it is a defect and raises ``ValueError``."""
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def json_values(value: Any) -> Any:
+    """A nested value with everything that JSON cannot hold made plain: no finite number becomes ``null``, the rest text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(item) for item in value)
+    if isinstance(value, float):
+        return _finite(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def _attack(row: PriceRow) -> AttackPart:
+    return AttackPart(
+        model=row.model,
+        defense=row.defense,
+        attack=row.attack,
+        trials=row.trials,
+        outcomes=OutcomesPart(**row.outcomes),
+        cost_to_break=CostsPart(**{currency: _cost(row.prices[currency]) for currency in CURRENCIES}),
+        best_recovered=_finite(row.best_recovered),
+        utility_kept=_finite(row.utility_kept),
+        few_seeds=row.few_seeds,
+        not_tried=None,
+    )
+
+
+def _cost(price: Price) -> CostPart:
+    return CostPart(
+        median=None if price.censored else _finite(price.median),
+        low=_finite(price.low) if price.tried else None,
+        high=_finite(price.high),
+        censored=price.censored,
+    )
+
+
+def _not_tried(skipped: Iterable[Any], model: str) -> list[AttackPart]:
+    entries = []
+    for entry in skipped:
+        attack, reason, of = skipped_parts(entry)
+        entries.append(
+            AttackPart(
+                model=of or model,
+                defense="none",
+                attack=attack,
+                trials=0,
+                outcomes=OutcomesPart(),
+                cost_to_break=None,
+                best_recovered=None,
+                utility_kept=None,
+                few_seeds=True,
+                not_tried=reason,
+            )
+        )
+    return entries
+
+
+def skipped_parts(entry: Any) -> tuple[str, str, str]:
+    """Attack, reason and model of a skipped attack, from a mapping or from the plan's own record."""
+    read = entry.get if isinstance(entry, Mapping) else lambda name, default="": getattr(entry, name, default)
+    return str(read("attack", "")), str(read("reason", "")), str(read("model", "") or "")
+
+
+def _cheapest(best: Mapping[str, Any] | None) -> CheapestPart | None:
+    if best is None:
+        return None
+    numbers = {currency: _finite(best[currency]) for currency in ("usd", "flops", "examples")}
+    return CheapestPart(model=str(best["model"]), defense=str(best["defense"]), attack=str(best["attack"]), **numbers)
+
+
+def _finite(value: float | None) -> float | None:
+    """The number as JSON holds it, whole numbers without a fraction; ``None`` where there is none."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def audit_spend(units: pd.DataFrame) -> dict[str, float]:
+    """What an audit took: seconds of all units together, and FLOPs of the attacks."""
+    return {"wall_s": float(units["wall_s"].fillna(0).sum()), "flops": float(units["flops"].fillna(0).sum())}

@@ -1,0 +1,58 @@
+"""The tidy tables of a run as Parquet files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from tempering.engine.files import replace_file
+
+if TYPE_CHECKING:
+    from tempering.economics.assess import Assessment
+
+
+class RunTables(Protocol):
+    """What the engine hands over: :class:`tempering.engine.results.Tables`."""
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """One row a unit of work."""
+
+    @property
+    def trajectories(self) -> pd.DataFrame:
+        """One row a probe."""
+
+
+def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
+    """Write ``units, trajectories, breaks, survival, prices`` to ``directory/<name>.parquet``, each atomically.
+
+    The trajectories are the assessment's, so that they carry ``recovered``, ``gpu_hours`` and ``usd``.
+
+    Args:
+        directory: made if it is missing.
+        tables: what the engine produced.
+        assessment: what economics made of it.
+
+    Returns:
+        The files, in the order above.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    frames = {
+        "units": tables.units,
+        "trajectories": assessment.trajectories,
+        "breaks": assessment.breaks,
+        "survival": assessment.survival,
+        "prices": assessment.prices,
+    }
+    paths = []
+    for name, frame in frames.items():
+        buffer = io.BytesIO()
+        parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+        paths.append(directory / f"{name}.parquet")
+        replace_file(paths[-1], buffer.getvalue())
+    return paths

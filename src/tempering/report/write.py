@@ -1,0 +1,76 @@
+"""Everything that a finished run leaves for its reader: tables, figures, summary and page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.economics.prices import load_price_book
+from tempering.engine.files import explained, replace_file
+from tempering.report.figures import draw_all, write_pngs
+from tempering.report.page import render
+from tempering.report.summary import audit_spend, dumps, make_summary
+from tempering.report.tables import RunTables, write_tables
+
+if TYPE_CHECKING:
+    from tempering.economics.assess import Assessment
+    from tempering.study import Study
+
+
+def write_report(
+    directory: Path,
+    study: Study,
+    assessment: Assessment,
+    tables: RunTables,
+    *,
+    skipped: Iterable[Any],
+    environment: Mapping[str, Any],
+    targets: Sequence[Mapping[str, Any]],
+    spent: Mapping[str, float] | None = None,
+) -> Path:
+    """Write tables, figures, ``summary.json`` and ``report.html`` into a run's directory.
+
+    Everything is composed before the first file is written, and each file is put in place by one rename; a report that is already
+    there is replaced file by file, the page last.
+
+    Args:
+        directory: the run's directory.
+        study: the resolved study.
+        assessment: what economics computed.
+        tables: the engine's units and trajectories.
+        skipped: attacks left out of the plan, each with ``attack``, ``reason`` and perhaps ``model``.
+        environment: versions and hardware, as JSON values.
+        targets: ``reference, digest, dtype, parameters, safeguard`` of each model.
+        spent: ``wall_s`` and ``flops`` of the audit itself; from the units where it is not given.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        StoreProblem: the directory cannot be written to, or its disk is full.
+        UnknownName: the price book has no such accelerator.
+    """
+    directory = Path(directory)
+    skipped = list(skipped)
+    spent = {**audit_spend(tables.units), **(spent or {})}
+    drawings = draw_all(assessment, study.threshold)
+    summary = dumps(make_summary(study, assessment, targets=targets, skipped=skipped, environment=environment, spent=spent))
+    page = render(
+        study,
+        assessment,
+        tables,
+        drawings,
+        price_book=load_price_book(study.price_book),
+        skipped=skipped,
+        environment=environment,
+        targets=targets,
+        spent=spent,
+    )
+    with explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_tables(directory / "tables", tables, assessment)
+        write_pngs(drawings, directory / "figures")
+        replace_file(directory / "summary.json", summary.encode())
+        replace_file(directory / "report.html", page.encode())
+    return directory / "report.html"
