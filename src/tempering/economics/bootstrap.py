@@ -32,15 +32,20 @@ from tempering.economics.survival import Floats, Integers, Ranked
 EXACT_UP_TO = 7
 """Units up to which every resample is enumerated: 1,716 multisets for seven."""
 
-DRAWS = 2000
+DRAWS = 1000
 """Resamples drawn beyond that."""
 
-_MOVE = 1e-7
-"""The iteration stops once no mass moves by more. At a boundary of the simplex convergence is only ∝ 1 / steps, which
-leaves masses within some 3e-4; whoever compares with them allows for ``ACCURACY``."""
+ACCURACY = 5e-3
+"""How close a survival probability comes. Where a mass tends to 0 without the likelihood asking for it (a boundary of the
+simplex at which the gradient vanishes too), EM approaches as 1 / steps, here and in lifelines. Whoever compares a curve
+with one half allows for this much, so that a curve that is at one half on paper is there in numbers."""
 
-ACCURACY = 1e-3
-_MOST_STEPS = 5000
+_MOVE = 1e-6
+"""The iteration stops once no mass moves by more; at such a boundary that leaves about √_MOVE = 1e-3."""
+
+_MOST_STEPS = 3000
+_CHUNK = 4_000_000
+"""Numbers in the largest array of the iteration."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +136,40 @@ def _innermost(ranked: Ranked, held: npt.NDArray[np.bool_], left: Integers, righ
 
 
 def _self_consistent(weights: Floats, inside: Floats, live: npt.NDArray[np.bool_]) -> Floats:
-    mass = live / live.sum(axis=1, keepdims=True)
+    """Masses of the live candidates by EM, shape [resamples, candidates].
+
+    Args:
+        weights: how often each unit occurs, shape [resamples, units].
+        inside: whether a candidate lies in a unit's interval, shape [units, candidates].
+        live: which candidates may carry mass, shape [resamples, candidates].
+    """
+    mass = np.zeros(live.shape)
+    most = int(live.sum(axis=1).max())
+    rows = max(1, _CHUNK // (most * weights.shape[1]))
+    for start in range(0, len(mass), rows):
+        chunk = slice(start, start + rows)
+        # Few candidates are live at once: gather them, so that the arrays stay narrow.
+        chosen = np.argsort(~live[chunk], axis=1, kind="stable")[:, :most]
+        valid = np.take_along_axis(live[chunk], chosen, axis=1)
+        covers = inside[:, chosen].transpose(1, 0, 2) * valid[:, None, :]
+        np.put_along_axis(mass[chunk], chosen, _iterate(weights[chunk], covers, valid), axis=1)
+    return mass
+
+
+def _iterate(weights: Floats, covers: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    mass = valid / valid.sum(axis=1, keepdims=True)
     total = weights.sum(axis=1, keepdims=True)
     moving = np.arange(len(mass))
-    for _ in range(_MOST_STEPS):
-        now, held = mass[moving], weights[moving]
-        chance = now @ inside.T
+    for step in range(_MOST_STEPS):
+        now = mass[moving]
+        chance = np.matmul(covers, now[:, :, None])[:, :, 0]
         # A unit that a resample does not hold may have no live candidate at all: 0 / 0, which counts for nothing.
-        share = np.divide(held, chance, out=np.zeros_like(held), where=held > 0)
-        after = now * (share @ inside) / total[moving]
+        share = np.divide(weights, chance, out=np.zeros_like(weights), where=weights > 0)
+        after = now * np.matmul(share[:, None, :], covers)[:, 0, :] / total
         mass[moving] = after
-        moving = moving[np.abs(after - now).max(axis=1) > _MOVE]
-        if not len(moving):
+        far = np.abs(after - now).max(axis=1) > _MOVE
+        if not far.any():
             break
+        if step % 16 == 0 and 2 * int(far.sum()) < len(far):
+            moving, weights, covers, total = moving[far], weights[far], covers[far], total[far]
     return np.asarray(mass)

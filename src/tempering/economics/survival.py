@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from lifelines import KaplanMeierFitter
+from lifelines.exceptions import ConvergenceWarning
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -99,10 +100,17 @@ def turnbull(lower: Floats, upper: Floats, weights: Integers | None = None) -> t
 def _fitted(left: tuple[int, ...], right: tuple[int, ...], weights: tuple[int, ...], ends: int) -> Floats:
     after = 2.0 * np.arange(1, ends + 1) + 0.5
     with warnings.catch_warnings():
-        # lifelines takes log-odds of masses that reach 0 or 1; it then keeps the last sound step.
+        # lifelines takes log-odds of masses that reach 0 or 1; it then keeps the last sound step. And it stops at a gain
+        # in likelihood from 0 to ``tol``, which rounding can keep just below 0 for ever: hence ``max_iter``.
         warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
         fit = KaplanMeierFitter().fit_interval_censoring(
-            np.array(left, dtype=float), np.array(right, dtype=float), weights=np.array(weights, dtype=float), timeline=after, tol=1e-9
+            np.array(left, dtype=float),
+            np.array(right, dtype=float),
+            weights=np.array(weights, dtype=float),
+            timeline=after,
+            tol=1e-9,
+            max_iter=1000,
         )
     curve: Floats = fit.survival_function_["NPMLE_estimate_upper"].to_numpy(dtype=float).clip(0.0, 1.0)
     curve.setflags(write=False)
