@@ -383,6 +383,14 @@ def test_selection_is_that_of_the_full_table(seed: int) -> None:
     assert len(trials) == 12
 
 
+def test_screening_reads_less_and_still_finds_the_planted_direction(planted: Planted) -> None:
+    (full,) = run(planted, prompt_counts=(32,), train_prompts=32, validation_prompts=8)
+    (screened,) = run(planted, prompt_counts=(32,), train_prompts=32, validation_prompts=8, screen=2)
+    assert screened.spend.tokens < full.spend.tokens
+    assert screened.spend.trials == full.spend.trials
+    assert screened.details["bypass_score"] < 0
+
+
 # --- the attack ---------------------------------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ class Failures:
 
     def sentence(self, total: int) -> str:
         """One line: how many failed which test."""
-        parts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items()))
+        parts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.counts.items()) if count)
         return f"of {total} candidate directions {parts}"
 
 
@@ -118,6 +118,7 @@ def select(
     divergence_limit: float,
     induce_limit: float,
     on_trial: Callable[[], None],
+    screen: int | None = None,
 ) -> tuple[Chosen | None, Failures]:
     """The candidate with the lowest bypass score among those that pass every test.
 
@@ -132,17 +133,20 @@ def select(
         divergence_limit: discard above this KL, nats.
         induce_limit: discard where adding the direction leaves the mean refusal score of harmless prompts below this.
         on_trial: called once a candidate.
+        screen: score bypass on so many of the harmful prompts first, and on all of them only for the better quarter. Unlike the
+            rest this may miss the best candidate.
     """
     failures = Failures()
-    ranked: list[tuple[float, Candidate]] = []
-    for candidate in proposed:
+    for _ in proposed:
         on_trial()
-        bypass = _bypass(model, structure, candidate, validation) if candidate.usable else math.nan
-        if math.isfinite(bypass):
-            ranked.append((bypass, candidate))
-        else:
-            failures.counts["are zero or not finite"] += 1
-    ranked.sort(key=lambda pair: pair[0])
+    remaining = [candidate for candidate in proposed if candidate.usable]
+    if screen is not None and screen < len(validation.harmful):
+        few = _ranked(model, structure, remaining, validation.harmful[:screen], validation.tokens)
+        failures.counts["are zero or not finite"] += len(proposed) - len(few)
+        remaining = [candidate for _, candidate in few[: max(1, len(few) // 4)]]
+        failures.counts["fall out of the screening"] += len(few) - len(remaining)
+    ranked = _ranked(model, structure, remaining, validation.harmful, validation.tokens)
+    failures.counts["are zero or not finite"] += len(proposed) - failures.counts.total() - len(ranked)
     for bypass, candidate in ranked:
         with ablated(structure, candidate.unit):
             change = divergence(validation.harmless_base, model.first_token(validation.harmless))
@@ -158,9 +162,17 @@ def select(
     return None, failures
 
 
-def _bypass(model: MeteredModel, structure: Structure, candidate: Candidate, validation: Validation) -> float:
-    with ablated(structure, candidate.unit):
-        return _mean_score(model, validation.harmful, validation.tokens)
+def _ranked(
+    model: MeteredModel, structure: Structure, remaining: Sequence[Candidate], harmful: Sequence[Example], tokens: tuple[int, ...]
+) -> list[tuple[float, Candidate]]:
+    """Finite mean refusal scores of harmful prompts under ablation, rising, with their candidates."""
+    ranked: list[tuple[float, Candidate]] = []
+    for candidate in remaining:
+        with ablated(structure, candidate.unit):
+            bypass = _mean_score(model, harmful, tokens)
+        if math.isfinite(bypass):
+            ranked.append((bypass, candidate))
+    return sorted(ranked, key=lambda pair: pair[0])
 
 
 def _mean_score(model: MeteredModel, examples: Sequence[Example], tokens: tuple[int, ...]) -> float:

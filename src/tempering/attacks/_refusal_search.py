@@ -126,6 +126,7 @@ class DirectionSearch:
             divergence_limit=self.config.divergence_limit,
             induce_limit=self.config.induce_limit,
             on_trial=self._meter.trial,
+            screen=self.config.screen,
         )
         return chosen or failures.sentence(len(proposed))
 

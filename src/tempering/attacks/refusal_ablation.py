@@ -61,6 +61,8 @@ class RefusalAblation(Attack):
             positions: candidates are read from at most so many last positions; ``None`` takes the whole template after the instruction.
             divergence_limit: KL above which a candidate is discarded, nats.
             induce_limit: refusal score below which a candidate that was added is discarded, log odds.
+            screen: score bypass on so many validation prompts first and on all of them only for the better quarter of the candidates; a
+                shortcut for large models that may miss the best. ``None`` scores all.
             refusal_tokens: how refusals begin, as text; empty derives it from the model's own refusals.
             refusal_phrases: what makes an answer read as a refusal.
             answer_tokens: so many tokens of an answer are generated to read it.
@@ -76,6 +78,7 @@ class RefusalAblation(Attack):
         positions: Annotated[int, Field(gt=0)] | None = None
         divergence_limit: Annotated[float, Field(gt=0), Range(0.05, 1.0, log=True)] = 0.1
         induce_limit: float = 0.0
+        screen: Annotated[int, Field(gt=0)] | None = None
         refusal_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
         refusal_phrases: Annotated[tuple[str, ...], Field(min_length=1)] = REFUSAL_PHRASES
         answer_tokens: Annotated[int, Field(gt=0)] = 12
@@ -132,7 +135,7 @@ class RefusalAblation(Attack):
                 asked = min(self.config.answers, seen["hazard_train"])
                 charge(asked - answered, "hazard_train", self.config.answer_tokens - 1, self.config.answer_tokens)
                 answered = asked
-            charge(proposed * seen["hazard_validation"], "hazard_validation")
+            charge(_bypass_passes(proposed, seen["hazard_validation"], self.config.screen), "hazard_validation")
             charge(2 * _EXPECTED_TESTS * seen["benign_validation"], "benign_validation")
             total["flops"] += 4.0 * _edited_elements(structure) if self.config.intervention == "orthogonalise" else 0.0
             trials += proposed
@@ -171,6 +174,13 @@ def _require_prompts(view: AttackerView) -> None:
 
 def _mean_length(target: Target, examples: Sequence[Example], sample: int = 64) -> int:
     return round(float(np.mean([len(target.chat.prompt_ids(example)) for example in examples[:sample]])))
+
+
+def _bypass_passes(proposed: int, harmful: int, screen: int | None) -> int:
+    """Prompts that are read to rank the candidates."""
+    if screen is None or screen >= harmful:
+        return proposed * harmful
+    return proposed * screen + max(1, proposed // 4) * harmful
 
 
 def _edited_elements(structure: Structure) -> int:
