@@ -1,3 +1,34 @@
-"""Tempering: what it costs to strip the safeguards from an open-weight language model."""
+"""Tempering: what it costs to strip the safeguards from an open-weight language model.
+
+    import tempering
+
+    result = tempering.audit("organism:tiny")
+    result.prices
+
+The names below are imported when first asked for, so that ``import tempering`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tempering.api import Run, audit, open_run
 
 __version__ = "0.1.0"
+
+__all__ = ["Run", "__version__", "audit", "open_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name in __all__:
+        from tempering import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted({*globals(), *__all__})

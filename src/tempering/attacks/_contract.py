@@ -55,12 +55,14 @@ class Attack(ABC):
         source: paper and where in it.
         needs: what the attacker must hold; a threat model that does not allow all of it leaves the attack out.
         family: ``fine-tuning``, ``weight surgery``, ``input``, ``latent``, ``retrieval``.
+        quick: whether an audit runs it unasked. One that takes minutes on a small model leaves this off.
     """
 
     Config: ClassVar[type[Settings]]
     source: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     family: ClassVar[str]
+    quick: ClassVar[bool] = False
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""

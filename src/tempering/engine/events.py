@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-EventKind = Literal["planned", "unit_started", "probe", "unit_finished", "unit_failed", "unit_reused", "warning", "finished"]
+EventKind = Literal["preparing", "planned", "unit_started", "probe", "unit_finished", "unit_failed", "unit_reused", "warning", "finished"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: ``planned`` once at the start, then the course of the units, ``warning`` where the store mended itself, and
+        kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of the units, ``warning`` where the store mended itself, and
             ``finished`` once at the end.
         unit: hash of the unit it happened to, or ``""``.
         label: what to call that unit ("full_finetune seed 3").

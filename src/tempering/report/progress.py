@@ -131,6 +131,9 @@ class Display:
     def _take(self, event: Event) -> str | None:
         """Update the state; the plain line for this event, or ``None`` where it deserves none."""
         match event.kind:
+            case "preparing":
+                self._title = event.message
+                return event.message
             case "planned":
                 self._started = self._clock()
                 already = f", {event.done} of them already done" if event.done else ""

@@ -1,0 +1,5 @@
+"""``python -m tempering`` is ``temper``."""
+
+from tempering.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""A finished run, as a notebook holds it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tempering.economics.assess import Assessment
+from tempering.report.formatting import CURRENCIES, TITLES, share
+from tempering.report.rows import PriceRow, group_title, groups, price_rows
+from tempering.report.terminal import sentence
+from tempering.study import Study
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with its report.
+
+    Attributes:
+        directory: where everything lies.
+        study: what was asked for, with the thresholds of the report.
+        units: one row a unit of work: what it was, how it ended, what it spent.
+        assessment: every table that economics made.
+        summary: the content of ``summary.json``.
+    """
+
+    directory: Path
+    study: Study
+    units: pd.DataFrame = field(repr=False)
+    assessment: Assessment = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+
+    @property
+    def trajectories(self) -> pd.DataFrame:
+        """One row a probe: cumulative spend, measurements, recovered harm, utility kept."""
+        return self.assessment.trajectories
+
+    @property
+    def breaks(self) -> pd.DataFrame:
+        """One row a unit: its outcome, and for every currency the interval in which it broke."""
+        return self.assessment.breaks
+
+    @property
+    def survival(self) -> pd.DataFrame:
+        """One row a point of a survival curve: the share of runs still unbroken after a spend."""
+        return self.assessment.survival
+
+    @property
+    def prices(self) -> pd.DataFrame:
+        """One row an attack: outcomes, and for every currency the median break with its 95 % interval."""
+        return self.assessment.prices
+
+    @property
+    def report_path(self) -> Path:
+        """The self-contained page."""
+        return self.directory / "report.html"
+
+    def _repr_html_(self) -> str:
+        """The price table and one plain sentence. Whatever a model's or a file's name holds, it is text here."""
+        rows = price_rows(self.assessment)
+        head = "".join(
+            f"<th>{html.escape(title)}</th>" for title in ("Attack", "Outcome", *(TITLES[name] for name in CURRENCIES), "Utility kept")
+        )
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(_html_rows(rows))}</tbody></table>"
+            f"<p>{html.escape(sentence(self.assessment))}</p><p>Report: <code>{html.escape(str(self.report_path))}</code></p>"
+        )
+
+
+def _html_rows(rows: list[PriceRow]) -> Iterator[str]:
+    found = groups(rows)
+    for key, members in found.items():
+        if len(found) > 1:
+            yield f'<tr><th colspan="{len(CURRENCIES) + 3}" style="text-align: left">{html.escape(group_title(*key))}</th></tr>'
+        for row in members:
+            cells = [row.attack, row.outcome_words, *(str(row.prices[currency]) for currency in CURRENCIES), share(row.utility_kept)]
+            yield f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
