@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,6 +108,8 @@ class Kind(StrEnum):
 
 def main() -> None:
     """Run the command line."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # the libraries' warnings say nothing that a user of ours could act on
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     app(prog_name="temper")

@@ -13,8 +13,8 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of the units, ``warning`` where the store mended itself, and
-            ``finished`` once at the end.
+        kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of
+            the units, ``warning`` where the store mended itself, and ``finished`` once at the end.
         unit: hash of the unit it happened to, or ``""``.
         label: what to call that unit ("full_finetune seed 3").
         total: units of the run.
