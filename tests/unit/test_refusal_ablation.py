@@ -21,6 +21,7 @@ from tempering.attacks import Checkpoint
 from tempering.attacks._direction import Candidate, Validation, candidates, select
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._orthogonalisation import orthogonalise, untie
+from tempering.attacks._refusal_search import candidate_layers
 from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, refusal_scores, refusal_tokens
 from tempering.attacks._residuals import ResidualRecorder, ablated, added, writers
 from tempering.attacks.refusal_ablation import RefusalAblation
@@ -383,6 +384,14 @@ def test_selection_is_that_of_the_full_table(seed: int) -> None:
     assert len(trials) == 12
 
 
+@pytest.mark.parametrize(
+    ("layers", "share", "expected"), [(4, 0.8, 4), (5, 0.8, 4), (30, 0.8, 24), (35, 0.8, 28), (2, 1.0, 2), (1, 0.5, 1)]
+)
+def test_candidates_come_from_the_first_layers(layers: int, share: float, expected: int) -> None:
+    assert candidate_layers(RefusalAblation.Config(layer_share=share), layers) == expected
+    assert expected == sum(layer < share * layers for layer in range(layers))
+
+
 def test_screening_reads_less_and_still_finds_the_planted_direction(planted: Planted) -> None:
     (full,) = run(planted, prompt_counts=(32,), train_prompts=32, validation_prompts=8)
     (screened,) = run(planted, prompt_counts=(32,), train_prompts=32, validation_prompts=8, screen=2)
@@ -509,6 +518,8 @@ def test_missing_prompts_are_named(planted: Planted, kind: str) -> None:
     lacking = replace(planted, view=replace(planted.view, **{kind: ()}))
     with pytest.raises(UnusableData, match=f"no {kind.replace('_', ' ')} prompts"):
         next(run(lacking))
+    method = RefusalAblation(RefusalAblation.Config())
+    assert method.estimate(lacking.target, lacking.view, budget=Budget()).examples > 0  # a plan is not stopped by it
 
 
 def test_prompts_whose_behaviour_disagrees_are_left_out(planted: Planted) -> None:

@@ -20,9 +20,9 @@ from tempering.models.structure import Structure
 from tempering.training import Meter
 
 
-def candidate_layers(config: Any, structure: Structure) -> int:
-    """How many layers l < share x L there are."""
-    return max(1, math.ceil(float(config.layer_share) * len(structure.blocks) - 1e-9))
+def candidate_layers(config: Any, layers: int) -> int:
+    """How many of L layers have l < share x L."""
+    return max(1, math.ceil(float(config.layer_share) * layers - 1e-9))
 
 
 def candidate_positions(config: Any, chat: ChatFormat) -> int:
@@ -78,7 +78,7 @@ class DirectionSearch:
         self.config = config
         self.reader = reader
         self.structure = Structure.of(reader.model)
-        self.layers = candidate_layers(config, self.structure)
+        self.layers = candidate_layers(config, len(self.structure.blocks))
         self.positions = candidate_positions(config, reader.chat)
         self.tokens: tuple[int, ...] = ()
         self._meter = meter

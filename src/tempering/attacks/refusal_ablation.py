@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
@@ -18,7 +17,7 @@ from tempering.attacks._inference import MeteredModel
 from tempering.attacks._orthogonalisation import orthogonalise
 from tempering.attacks._refusal_search import DirectionSearch, Stage, candidate_layers, candidate_positions
 from tempering.attacks._refusals import REFUSAL_PHRASES
-from tempering.attacks._residuals import ablated, writers
+from tempering.attacks._residuals import ablated
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
@@ -113,10 +112,13 @@ class RefusalAblation(Attack):
             raise AttackEnded("no_direction", reason)
 
     def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
-        """Spend of all searches, if the fourth-ranked candidate is the first to pass every test."""
-        _require_prompts(view)
-        structure, flops = Structure.of(target.model), FlopCount.of(target.model)
-        proposed = candidate_layers(self.config, structure) * candidate_positions(self.config, target.chat)
+        """Spend of all searches, if the fourth-ranked candidate is the first to pass every test; the edits themselves left out.
+
+        Asks nothing of the model or the prompts that :meth:`run` may find missing: that is one attack's failure, not the plan's.
+        """
+        flops = FlopCount.of(target.model)
+        layers = int(target.model.config.get_text_config(decoder=True).num_hidden_layers)
+        proposed = candidate_layers(self.config, layers) * candidate_positions(self.config, target.chat)
         length = {kind: _mean_length(target, getattr(view, kind)) for kind in AttackerView.__dataclass_fields__}
         total = {"tokens": 0, "flops": 0.0}
 
@@ -137,7 +139,6 @@ class RefusalAblation(Attack):
                 answered = asked
             charge(_bypass_passes(proposed, seen["hazard_validation"], self.config.screen), "hazard_validation")
             charge(2 * _EXPECTED_TESTS * seen["benign_validation"], "benign_validation")
-            total["flops"] += 4.0 * _edited_elements(structure) if self.config.intervention == "orthogonalise" else 0.0
             trials += proposed
         return Spend(examples=sum(seen.values()), tokens=int(total["tokens"]), flops=total["flops"], trials=trials, queries=answered)
 
@@ -145,7 +146,7 @@ class RefusalAblation(Attack):
         """Numbers of prompts of each kind, rising, within what the attacker holds and may use."""
         config = self.config
         share = config.validation_prompts / config.train_prompts
-        most = min(config.train_prompts, max(len(view.hazard_train), len(view.benign_train)))
+        most = max(1, min(config.train_prompts, max(len(view.hazard_train), len(view.benign_train))))
         if budget.examples is not None:
             most = max(1, min(most, int(budget.examples / 2 / (1 + share))))
         doubling = [_FEWEST_PROMPTS * 2**power for power in range(most.bit_length())]
@@ -173,7 +174,9 @@ def _require_prompts(view: AttackerView) -> None:
 
 
 def _mean_length(target: Target, examples: Sequence[Example], sample: int = 64) -> int:
-    return round(float(np.mean([len(target.chat.prompt_ids(example)) for example in examples[:sample]])))
+    """Tokens of a prompt, by the first few; zero where there are none."""
+    lengths = [len(target.chat.prompt_ids(example)) for example in examples[:sample]]
+    return round(float(np.mean(lengths))) if lengths else 0
 
 
 def _bypass_passes(proposed: int, harmful: int, screen: int | None) -> int:
@@ -181,9 +184,3 @@ def _bypass_passes(proposed: int, harmful: int, screen: int | None) -> int:
     if screen is None or screen >= harmful:
         return proposed * harmful
     return proposed * screen + max(1, proposed // 4) * harmful
-
-
-def _edited_elements(structure: Structure) -> int:
-    embeddings: list[Tensor] = [part.weight for part in (structure.embedding, structure.position_embedding) if part is not None]
-    outputs = [parameter for writer in writers(structure) for parameter in writer.module.parameters()]
-    return sum(parameter.numel() for parameter in (*embeddings, *outputs))
