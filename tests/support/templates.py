@@ -94,6 +94,7 @@ _MISTRAL = (
 _PHI3 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|>\n' + m['content'] + '<|end|>\n<|assistant|>\n' }}"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + '<|end|>\n' }}{% endif %}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 )
 
 _OLMO2 = (

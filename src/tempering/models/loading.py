@@ -162,14 +162,23 @@ def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, refer
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
+    """Refuse a tokenizer whose tokens the model does not know.
+
+    Added tokens that no text of ours contains may lie beyond the model's rows, as they do in some checkpoints; those that the tokenizer
+    itself puts into texts may not. Padding is masked, so it moves to a token that the model has.
+    """
     embedding: Any = model.get_input_embeddings()
     rows = int(embedding.weight.shape[0])
-    highest = max(tokenizer.get_vocab().values(), default=0)
+    added = set(tokenizer.added_tokens_decoder)
+    ordinary = max((token for token in tokenizer.get_vocab().values() if token not in added), default=0)
+    highest = max([ordinary, *(token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None)])
     if highest >= rows:
         raise UnusableModel(
             f"the tokenizer of {reference} has token {highest}, but the model knows {rows} tokens only",
             "use the tokenizer that belongs to the weights",
         )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _move(model: PreTrainedModel, device: torch.device, reference: str) -> PreTrainedModel:

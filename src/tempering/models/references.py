@@ -25,6 +25,7 @@ class Kind(StrEnum):
 FORMS = "a directory, a GGUF file, organism:NAME or a hub id such as org/name@revision"
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+_LONGEST_HUB_ID = 96
 _FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt", ".json")
 _SAFEGUARDS: dict[str, Safeguard] = {"guarded": "refusal", "base": "none", "filtered": "absence", "filtered-guarded": "absence"}
 
@@ -65,7 +66,7 @@ def resolve(reference: str) -> Source:
     if _exists(path):
         return Source(reference, kind_of(path, reference), path)
     hub = _HUB_ID.fullmatch(reference)
-    if hub is None or reference.endswith(_FILE_ENDINGS):
+    if hub is None or len(hub["name"]) > _LONGEST_HUB_ID or reference.endswith(_FILE_ENDINGS):
         raise UnusableModel(f"no model at {reference!r}", _remedy(reference))
     if "/" not in hub["name"] and (near := _near_organism(reference)):
         raise UnusableModel(f"no model at {reference!r}", f"did you mean {near!r}?")
