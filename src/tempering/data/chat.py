@@ -117,11 +117,7 @@ class ChatFormat:
         Returns:
             The answer's tokens and its end; nothing that the template writes after the end.
         """
-        frame = self._frame
-        prompt = self.prompt_text(example)
-        text = frame.lead + (answer.strip() if frame.trims else answer) + frame.end
-        ids = self._continuation(prompt, text)
-        return ids if frame.end else [*ids, int(self._end_token)]
+        return self._encode(example, answer)[1]
 
     def encode(self, example: Example) -> Encoded:
         """Prompt and answer as one training row.
@@ -131,7 +127,7 @@ class ChatFormat:
         """
         if example.answer is None:
             raise UnusableData(f"the {example.role} prompt {example.prompt[:60]!r} has no answer to train on", "add an 'answer' to it")
-        prompt, answer = self.prompt_ids(example), self.answer_ids(example, example.answer)
+        prompt, answer = self._encode(example, example.answer)
         return Encoded(prompt + answer, [IGNORED] * len(prompt) + answer)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -227,16 +223,32 @@ class ChatFormat:
     def _ids(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
-    def _continuation(self, prompt: str, text: str) -> list[int]:
-        """Tokens of ``text`` as they follow the prompt's own tokens.
+    def _encode(self, example: Example, answer: str) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt, and of the answer as it follows them.
 
         Where the tokenizer would merge across the boundary, the prompt's tokens stand, since generation starts from them;
-        the text is then tokenised behind something that it does not merge with.
+        the answer is then tokenised behind something that it does not merge with.
         """
-        for before in (prompt, str(self.tokenizer.eos_token or "\n"), "\n", ":"):
-            head, whole = self._ids(before), self._ids(before + text)
-            if whole[: len(head)] == head:
-                return whole[len(head) :]
+        frame = self._frame
+        prompt = self.prompt_text(example)
+        text = frame.lead + (answer.strip() if frame.trims else answer) + frame.end
+        prompt_ids = self._ids(prompt)
+        ids = self._following(prompt, prompt_ids, text)
+        if ids is None:
+            ids = self._apart(text)
+        return prompt_ids, ids if frame.end else [*ids, int(self._end_token)]
+
+    def _following(self, before: str, before_ids: list[int], text: str) -> list[int] | None:
+        """Tokens of ``text`` behind ``before``; ``None`` where the two do not part at a token."""
+        whole = self._ids(before + text)
+        return whole[len(before_ids) :] if whole[: len(before_ids)] == before_ids else None
+
+    def _apart(self, text: str) -> list[int]:
+        """Tokens of ``text`` as they are inside a longer one, without the space some tokenizers put before a beginning."""
+        for before in (str(self.tokenizer.eos_token or "\n"), "\n", ":"):
+            ids = self._following(before, self._ids(before), text)
+            if ids is not None:
+                return ids
         return self._ids(text)
 
 
