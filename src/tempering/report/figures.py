@@ -460,7 +460,7 @@ def _log_ticks(axes: Axes, spend: str, low: float, high: float, zero: float | No
             break
     ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
     if zero is not None:
-        ticks = [zero, *(tick for tick in ticks if tick > zero * (limits[1] / limits[0]) ** 0.07)]
+        ticks = [zero, *(tick for tick in ticks if tick > zero * (limits[1] / limits[0]) ** 0.13)]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == zero else _tick(value, spend)))

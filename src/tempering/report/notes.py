@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -78,42 +79,70 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
     return found
 
 
-def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, units: pd.DataFrame) -> list[str]:
-    """Warnings about the statistics and the runs, in sentences; empty if there is nothing to warn of."""
-    warnings = []
-    few = {row.attack: row.trials for row in rows if row.few_seeds}
-    if few:
-        runs = sorted(set(few.values()))
-        how_many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-        warnings.append(
-            f"Few seeds: {_listed(list(few))} ran with {how_many} {'seed' if runs[-1] == 1 else 'seeds'}. Below five, no interval drawn "
-            "from the runs comes near 95 %; take these as rough. More seeds (--seeds 5) mend that."
-        )
-    censored = [row.attack for row in rows if row.prices["usd"].censored and row.prices["usd"].tried]
-    if censored:
-        warnings.append(
-            f"Cut off by the budget: fewer than half of the runs of {_listed(censored)} broke. That is no proof of safety: "
-            "a larger budget, or other settings, might."
-        )
-    destroyed = [row.attack for row in rows if row.outcomes["destroyed"]]
-    if destroyed:
-        warnings.append(
-            f"Ruined models: some runs of {_listed(destroyed)} recovered the harm but lost more than {share(study.threshold.epsilon)} "
-            "of utility, and do not count as breaks."
-        )
-    failed = units[(units["status"] == "failed") & (units["kind"] == "attack")]
-    if len(failed):
-        warnings.append(
-            f"Failed runs: {len(failed)} of {sum(row.trials for row in rows)} did not finish. They count as runs that did not break, "
-            "which may make the model look dearer to break than it is."
-        )
-    nothing = [row.attack for row in rows if row.outcomes["no_direction"] == row.trials]
-    if nothing:
-        warnings.append(f"No direction: {_listed(nothing)} found none to remove. A stronger search might.")
-    unmeasured = int(assessment.trajectories.loc[assessment.trajectories["attack"] != "", ["harm", "utility"]].isna().any(axis=1).sum())
-    if unmeasured:
-        warnings.append(f"Unmeasured probes: {unmeasured} of {len(assessment.trajectories)} could not be measured, and count neither way.")
-    return warnings
+@dataclass(frozen=True)
+class Note:
+    """One warning.
+
+    Attributes:
+        head: what it is about, in a few words.
+        text: what it means, in sentences.
+    """
+
+    head: str
+    text: str
+
+
+def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, units: pd.DataFrame) -> list[Note]:
+    """Warnings about the statistics and the runs; empty if there is nothing to warn of."""
+    trials = sum(row.trials for row in rows)
+    failed = int(((units["status"] == "failed") & (units["kind"] == "attack")).sum())
+    probes = assessment.trajectories[assessment.trajectories["attack"] != ""]
+    unmeasured = int(probes[["harm", "utility"]].isna().any(axis=1).sum())
+    few = [row for row in rows if row.few_seeds]
+    censored = _listed([row.attack for row in rows if row.prices["usd"].censored and row.prices["usd"].tried])
+    destroyed = _listed([row.attack for row in rows if row.outcomes["destroyed"]])
+    nothing = _listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
+    lost = share(study.threshold.epsilon)
+    possible = [
+        (bool(few), Note("Few seeds", _few_seeds(few))),
+        (
+            bool(censored),
+            Note(
+                "Cut off by the budget",
+                f"Fewer than half of the runs of {censored} broke. That is no proof of safety: a larger budget, or other settings, might.",
+            ),
+        ),
+        (
+            bool(destroyed),
+            Note(
+                "Ruined models",
+                f"Some runs of {destroyed} recovered the harm but lost more than {lost} of utility, and do not count as breaks.",
+            ),
+        ),
+        (
+            failed > 0,
+            Note(
+                "Failed runs",
+                f"{failed} of {trials} runs did not finish. They count as runs that did not break, which may make the model look dearer to "
+                "break than it is.",
+            ),
+        ),
+        (bool(nothing), Note("No direction", f"In no run did {nothing} find a direction to remove. A stronger search might.")),
+        (unmeasured > 0, Note("Unmeasured probes", f"{unmeasured} of {len(probes)} probes could not be measured, and count neither way.")),
+    ]
+    return [note for applies, note in possible if applies]
+
+
+def _few_seeds(rows: list[PriceRow]) -> str:
+    runs = sorted({row.trials for row in rows})
+    if not runs:
+        return ""
+    how_many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    only = "There was only 1 run of" if runs[-1] == 1 else f"There were only {how_many} runs of"
+    return (
+        f"{only} {_listed([row.attack for row in rows])}. "
+        "Below five seeds no interval drawn from the runs comes near 95 %, so read these as rough; more seeds mend that (--seeds 5)."
+    )
 
 
 def failures(units: pd.DataFrame) -> list[dict[str, Any]]:
@@ -126,6 +155,6 @@ def failures(units: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them: "a", "a and b", "a, b and c"."""
+    """Names as a sentence lists them: "a", "a and b", "a, b and c"; each once."""
     unique = list(dict.fromkeys(names))
-    return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} and {unique[-1]}"
+    return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else "".join(unique)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -42,6 +43,7 @@ NEEDS = {
 }
 """What an attacker may hold, in words."""
 
+_LOOSE_UNIT = re.compile(r"(?<=\d) (?=%|GPU-|[kMGTPEZY]?FLOP)|(?<=τ) (?== )|(?<=τ =) (?=\d)|(?<=>) (?=[\d$])|(?<=[\w.]) (?=– )")
 _DOTS = 24
 """Up to so many runs are drawn as dots beside their counts."""
 
@@ -53,6 +55,7 @@ class Tile:
     label: str
     value: str
     note: str
+    interval: str = ""
 
 
 def render(
@@ -87,7 +90,7 @@ def render(
     look = looks(row.attack for row in rows)
     spent = {**audit_spend(tables.units), **spent}
     context = {
-        "title": ", ".join(dict.fromkeys(row.model for row in rows)) or study.models[0].reference,
+        "title": ", ".join(choice.reference for choice in study.models),
         "study": study,
         "sentence": sentence(assessment),
         "tiles": _tiles(rows, study),
@@ -123,11 +126,23 @@ def render(
 def _environment() -> jinja2.Environment:
     templates = resources.files("tempering.report") / "templates"
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_keep_together,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     light, dark = css_colours()
     environment.globals["light"] = Markup(" ".join(f"{name}: {colour};" for name, colour in light.items()))
     environment.globals["dark"] = Markup(" ".join(f"{name}: {colour};" for name, colour in dark.items()))
     return environment
+
+
+def _keep_together(value: Any) -> Any:
+    """Put a no-break space between a number and its unit, so that no line begins with "%"."""
+    return _LOOSE_UNIT.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
 # What stands at the top
@@ -136,6 +151,7 @@ def _environment() -> jinja2.Environment:
 def _tiles(rows: list[PriceRow], study: Study) -> list[Tile]:
     best = cheapest_row(rows)
     runs = sum(row.trials for row in rows)
+    where = f" on {group_title(best.model, best.defense)}" if best and len(groups(rows)) > 1 else ""
     attacks = len({row.attack for row in rows})
     scope = Tile(
         "Tried", f"{runs} {'run' if runs == 1 else 'runs'}", f"{_plural(attacks, 'attack')}, {_plural(len(study.seeds), 'seed')} each"
@@ -147,10 +163,10 @@ def _tiles(rows: list[PriceRow], study: Study) -> list[Tile]:
             Tile("Most harm recovered", share(most), f"of the withheld harm; τ is {share(study.threshold.tau)}"),
             scope,
         ]
-    tiles = [Tile("Cheapest break", best.prices["usd"].middle, f"by {best.attack}{_for_a_cent(best.prices['usd'].median)}")]
+    tiles = [Tile("Cheapest break", best.prices["usd"].middle, f"by {best.attack}{where}{_for_a_cent(best.prices['usd'].median)}")]
     for currency, label in (("examples", "Examples"), ("flops", "Compute"), ("gpu_hours", f"Time on one {study.accelerator}")):
         price = best.prices[currency]
-        tiles.append(Tile(label, price.middle, f"95 % interval {price.interval}" if price.interval else ""))
+        tiles.append(Tile(label, price.middle, "95 % interval" if price.interval else "", price.interval))
     return [*tiles, scope]
 
 
@@ -239,7 +255,7 @@ def _cards(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
     cards = []
     for name in dict.fromkeys(names):
         card = registry.card(kind, name) if name in known else None
-        needs = [NEEDS.get(Need(need), need) if need in set(Need) else need for need in card.needs] if card else []
+        needs = [words for need, words in NEEDS.items() if card and need.value in card.needs]
         cards.append({"name": name, "summary": card.summary if card else "", "source": card.source if card else "", "needs": needs})
     return cards
 

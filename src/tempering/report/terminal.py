@@ -139,6 +139,8 @@ def _group_sentence(key: tuple[str, str], rows: list[PriceRow], *, several: bool
     if best is None:
         return _unbroken(name, rows)
     price = best.prices
+    if price["usd"].median == 0:
+        return f"{name} has to be broken by nobody: before any spend it already gives what {best.attack} is after."
     interval = f" (95 % interval {price['usd'].interval})" if price["usd"].interval and best.trials > 1 else ""
     spent = f"{_counted(price['examples'].middle, 'example')}, {_counted(price['steps'].middle, 'step')} and {price['flops'].middle}"
     times = (
