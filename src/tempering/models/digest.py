@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Hashable, Iterator
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _CHUNK = 1 << 22
 """Elements brought to the host at once (16 MiB of float32), so that a digest never doubles the memory a model takes."""
+
+_PASSING = frozenset({"architectures", "auto_map", "dtype", "name_or_path", "torch_dtype", "transformers_version", "use_cache"})
+"""Fields of a configuration that say where it came from or how it was stored, not what the model computes."""
 
 
 @torch.no_grad()
@@ -33,8 +38,11 @@ def weight_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def target_digest(model: nn.Module, template: str) -> str:
-    """What decides how a target behaves, as one name: its weights and its chat template.
+def target_digest(model: PreTrainedModel, template: str) -> str:
+    """What decides how a target behaves, as one name: its weights, its architecture and its chat template.
+
+    The architecture counts because equal weights can compute different things: Llama and Mistral name their tensors alike, and a
+    changed rotary base shows in no tensor at all.
 
     Args:
         model: the model.
@@ -43,7 +51,9 @@ def target_digest(model: nn.Module, template: str) -> str:
     Returns:
         Sixty-four hexadecimal digits.
     """
-    return hashlib.sha256(f"{weight_digest(model)}\0{template}".encode()).hexdigest()
+    described = {key: value for key, value in model.config.to_diff_dict().items() if key not in _PASSING and not key.startswith("_")}
+    architecture = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(f"{weight_digest(model)}\0{architecture}\0{template}".encode()).hexdigest()
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

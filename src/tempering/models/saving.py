@@ -62,9 +62,17 @@ def _aside(directory: Path) -> Iterator[Path]:
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        os.replace(directory, aside.parent / "replaced")  # noqa: PTH105 (os.replace also moves directories, in one call)
-    os.replace(aside, directory)  # noqa: PTH105
+    """Rename the new folder to its place; the old one comes back where that fails."""
+    replaced = aside.parent / "replaced"
+    occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    if occupied:
+        os.replace(directory, replaced)  # noqa: PTH105 (looked up in os, so that a test can make it fail)
+    try:
+        os.replace(aside, directory)  # noqa: PTH105
+    except OSError:
+        if occupied:
+            os.replace(replaced, directory)  # noqa: PTH105
+        raise
     _sync(directory.parent)
 
 

@@ -23,7 +23,7 @@ class Target:
         model: the model, in evaluation mode, on its device. Nothing may change it; attacks work on :meth:`copy_model`.
         tokenizer: its tokenizer.
         chat: how messages become tokens.
-        digest: SHA-256 over names, shapes, dtypes and bytes of all weights, and the chat template.
+        digest: SHA-256 over names, shapes, dtypes and bytes of all weights, the architecture and the chat template.
         safeguard: how the hazard is withheld, where it is known.
         revision: commit of a model from the hub; ``None`` for local ones, which the digest alone names.
     """
