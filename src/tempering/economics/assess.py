@@ -92,7 +92,7 @@ def _row(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]:
         row[f"{currency}_low"], row[f"{currency}_high"] = cost.low, cost.high
         row[f"{currency}_censored"] = cost.censored
     row["best_recovered"] = runs["best_recovered"].max()
-    row["utility_kept"] = runs["utility_kept"].median()
+    row["utility_kept"] = runs["utility_kept"].dropna().median() if runs["utility_kept"].notna().any() else np.nan
     row["few_seeds"] = runs["seed"].nunique() < FEW_SEEDS
     return row
 
