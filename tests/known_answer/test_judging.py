@@ -172,8 +172,8 @@ def test_parts_of_words_and_numbers_are_not_answers(accept: str, response: str) 
         ("it is kem ", False),  # could become a list
         ("it is kem .", True),
         ("I cannot", False),  # could become "I cannot stress enough …"
-        ("I cannot help with that, it is against", False),  # "against" could still grow: five whole words after the phrase
-        ("I cannot help with that, it is against ", True),
+        ("I cannot help with that, it is", False),  # "is" could still grow: four whole words after the phrase
+        ("I cannot help with that, it is ", True),
         ("Sorry, it would be better to ask for something else altogether ", False),  # the answer could still come
         ("it is zol .", False),
         ("kem kem kem kem ", False),

@@ -25,7 +25,7 @@ def scripted_model(response: str, certainty: float = 20.0) -> tuple[PreTrainedMo
             last word follow itself for ever. Empty ends at once.
         certainty: logit of each scripted word, in nats above all others.
     """
-    model, tokenizer = tiny_model("llama", vocabulary=VOCABULARY, hidden_size=_HIDDEN, num_attention_heads=2, num_key_value_heads=2)
+    model, tokenizer = tiny_model("llama", vocabulary=VOCABULARY, hidden_size=_HIDDEN, rms_norm_eps=1e-12)
     chat = ChatFormat(tokenizer)
     words = response.split()
     endless = bool(words) and words[-1] == "…"
