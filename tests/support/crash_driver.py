@@ -157,7 +157,7 @@ def main(folder: Path) -> None:
     report["killed in commits"] = killed_in_commits(sound, folder / "commits")
     report["killed in attacks"] = killed_in_attacks(sound, folder / "attacks")
     report["pooled"] = pooled(sound, folder / "pooled")
-    report["deadly"] = {"end": run(deadly, RunStore(folder / "deadly"), 2).end(), **rows(folder / "deadly")}
+    report["deadly"] = {"end": run(deadly, RunStore(folder / "deadly"), 1).end(), **rows(folder / "deadly")}
     print(json.dumps(report))
 
 

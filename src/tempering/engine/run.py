@@ -81,6 +81,10 @@ class _Progress:
         """Look up once what every unit is expected to take."""
         self.total = len(self.plan.units)
         self.several = len(self.plan.targets) > 1
+        trials: dict[str, set[str]] = {}
+        for entry in self.plan.estimates:
+            trials.setdefault(entry.attack, set()).add(entry.trial)
+        self.ambiguous = {attack for attack, found in trials.items() if len(found) > 1}
         self.steps = {(entry.model, entry.trial): int(entry.spend["steps"]) for entry in self.plan.estimates}
 
     def tell(
@@ -117,4 +121,5 @@ class _Progress:
         self.tell(kind, unit, message=message)
 
     def _label(self, unit: Unit) -> str:
-        return f"{unit.work.model.reference}: {unit.label}" if self.several else unit.label
+        trial = f" ({unit.work.trial[:6]})" if unit.work.attack_name in self.ambiguous else ""
+        return f"{unit.work.model.reference}: {unit.label}{trial}" if self.several else f"{unit.label}{trial}"

@@ -140,7 +140,8 @@ class Unit:
     @property
     def label(self) -> str:
         """What a progress display calls it."""
-        return f"{self.work.attack_name} seed {self.seed}" if self.work.kind == "attack" else "reference without the safeguard"
+        name = self.work.attack_name.rpartition(":")[2]
+        return f"{name} seed {self.seed}" if self.work.kind == "attack" else "reference without the safeguard"
 
     def as_json(self) -> dict[str, Any]:
         """As plain values for :meth:`from_json`."""

@@ -1,0 +1,123 @@
+"""Hashes: they change with whatever decides a result, and with nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import engine_samples
+from tempering.engine.units import Plan, ResolvedMethod, Unit
+from tempering.study import Budget, DataChoice, ModelChoice, ProbeSettings
+
+REFERENCE: dict[str, Any] = {
+    "kind": "reference",
+    "attack": None,
+    "reference": ModelChoice(reference="some/base"),
+    "reference_digest": "b" * 64,
+}
+
+DECIDING: dict[str, dict[str, Any]] = {
+    "weights": {"model_digest": "e" * 64},
+    "dtype": {"dtype": "bfloat16"},
+    "device": {"device": "cuda"},
+    "data": {"data_digest": "e" * 64},
+    "division": {"data": DataChoice(reference="data.jsonl", domains=("b", "a"), seed=1)},
+    "domains": {"data": DataChoice(reference="data.jsonl", domains=("a",))},
+    "attack": {"attack": ResolvedMethod(name="lora_finetune", config={"learning_rate": 1e-4, "steps": 7})},
+    "attack's configuration": {"attack": ResolvedMethod(name="full_finetune", config={"learning_rate": 2e-4, "steps": 7})},
+    "attack's code": {"attack": ResolvedMethod(name="full_finetune", config={"learning_rate": 1e-4, "steps": 7}, code="other 2.0")},
+    "defence": {"defense": ResolvedMethod(name="tar", config={})},
+    "budget": {"budget": Budget(steps=101)},
+    "another currency": {"budget": Budget(steps=100, flops=1e15)},
+    "prompts a probe": {"probes": ProbeSettings(prompts=17)},
+    "response length": {"probes": ProbeSettings(prompts=16, max_new_tokens=9)},
+    "evaluators": {"evaluators": (ResolvedMethod(name="harm", config={}),)},
+    "evaluator's configuration": {
+        "evaluators": (ResolvedMethod(name="harm", config={"strict": True}), ResolvedMethod(name="utility", config={}))
+    },
+    "schema": {"schema_version": 999},
+    "code": {"code_version": 999},
+    "kind": REFERENCE,
+}
+
+DISPLAY: dict[str, dict[str, Any]] = {
+    "model's name": {"model": ModelChoice(reference="elsewhere/the-same")},
+    "unguarded model's name": {"model": ModelChoice(reference="some/model", unguarded="some/base")},
+    "template's path": {"model": ModelChoice(reference="some/model", chat_template=Path("template.jinja"))},
+    "trust": {"model": ModelChoice(reference="some/model", trust_remote_code=True)},
+    "data's path": {"data": DataChoice(reference="moved.jsonl", domains=("b", "a"))},
+    "order of domains": {"data": DataChoice(reference="data.jsonl", domains=("a", "b"))},
+}
+
+
+@pytest.mark.parametrize("change", DECIDING.values(), ids=DECIDING.keys())
+def test_hash_changes_with_what_decides_a_result(change: dict[str, Any]) -> None:
+    assert Unit(engine_samples.work(**change), 0).hash != Unit(engine_samples.work(), 0).hash
+
+
+def test_all_deciding_changes_differ_from_each_other() -> None:
+    assert len({engine_samples.work(**change).hash for change in DECIDING.values()}) == len(DECIDING)
+
+
+@pytest.mark.parametrize("change", DISPLAY.values(), ids=DISPLAY.keys())
+def test_hash_does_not_change_with_names_and_places(change: dict[str, Any]) -> None:
+    assert Unit(engine_samples.work(**change), 0).hash == Unit(engine_samples.work(), 0).hash
+
+
+def test_seed_changes_the_unit_but_not_the_trial() -> None:
+    shared = engine_samples.work()
+    assert Unit(shared, 0).hash != Unit(shared, 1).hash
+    assert Unit(shared, 0).work.trial == Unit(shared, 1).work.trial
+    assert len(shared.trial) == 12
+
+
+def test_a_file_of_the_users_own_is_named_by_its_content() -> None:
+    here = ResolvedMethod(name="one/mine.py:Mine", config={}, code="c" * 64)
+    there = ResolvedMethod(name="two/mine.py:Mine", config={}, code="c" * 64)
+    edited = ResolvedMethod(name="one/mine.py:Mine", config={}, code="e" * 64)
+    assert engine_samples.work(attack=here).hash == engine_samples.work(attack=there).hash
+    assert engine_samples.work(attack=here).hash != engine_samples.work(attack=edited).hash
+
+
+def test_budget_does_not_decide_a_reference() -> None:
+    assert engine_samples.work(**REFERENCE).hash == engine_samples.work(**REFERENCE, budget=Budget(steps=7)).hash
+
+
+def test_the_untouched_probe_is_shared_by_attacks_and_budgets_but_not_by_models() -> None:
+    shared = engine_samples.work().untouched
+    assert shared == engine_samples.work(**DECIDING["attack"]).untouched == engine_samples.work(**DECIDING["budget"]).untouched
+    assert (
+        len({shared, *(engine_samples.work(**DECIDING[name]).untouched for name in ("weights", "data", "evaluators", "response length"))})
+        == 5
+    )
+
+
+def test_hash_is_the_same_in_another_process() -> None:
+    unit = Unit(engine_samples.work(), 3)
+    script = "import json, sys; from tempering.engine.units import Unit; print(Unit.from_json(json.load(sys.stdin)).hash)"
+    for salt in ("1", "2"):
+        other = subprocess.run(
+            [sys.executable, "-c", script],
+            input=json.dumps(unit.as_json()),
+            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert other.stdout.strip() == unit.hash
+
+
+def test_a_plan_survives_being_written_down() -> None:
+    written = engine_samples.plan(5)
+    read = Plan.from_json(written.study, json.loads(json.dumps(written.as_json())))
+    assert [unit.hash for unit in read.units] == [unit.hash for unit in written.units]
+    assert read.digest == written.digest
+
+
+def test_a_plan_writes_each_work_once() -> None:
+    assert len(engine_samples.plan(50).as_json()["works"]) == 1
