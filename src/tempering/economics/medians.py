@@ -111,7 +111,7 @@ def cost_to_break(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_], *,
     return median, _from_zero(Curve(ends, survival, low_band, high_band, exactly))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _fits(left: tuple[int, ...], right: tuple[int, ...], ends: int, seed: int) -> bootstrap.Fits:
     """The resamples' fits depend on the order of the ends alone, so currencies share them."""
     ranked = Ranked(np.arange(1.0, ends + 1), np.array(left), np.array(right))

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from lifelines import KaplanMeierFitter
-from lifelines.exceptions import ConvergenceWarning
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -98,6 +96,10 @@ def turnbull(lower: Floats, upper: Floats, weights: Integers | None = None) -> t
 
 @functools.lru_cache(maxsize=512)
 def _fitted(left: tuple[int, ...], right: tuple[int, ...], weights: tuple[int, ...], ends: int) -> Floats:
+    # lifelines takes a second or two to import; commands that estimate nothing need not wait for it.
+    from lifelines import KaplanMeierFitter
+    from lifelines.exceptions import ConvergenceWarning
+
     after = 2.0 * np.arange(1, ends + 1) + 0.5
     with warnings.catch_warnings():
         # lifelines takes log-odds of masses that reach 0 or 1; it then keeps the last sound step. And it stops at a gain
@@ -128,5 +130,7 @@ def kaplan_meier(durations: Floats, observed: npt.NDArray[np.bool_], at: Floats)
     Returns:
         Shape [m].
     """
+    from lifelines import KaplanMeierFitter
+
     fit = KaplanMeierFitter().fit(durations, observed)
     return np.asarray(fit.survival_function_at_times(at).to_numpy(dtype=float))
