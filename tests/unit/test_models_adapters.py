@@ -27,7 +27,7 @@ def write_adapter(directory, base, config=None, **changes):
     adapted = peft.get_peft_model(model, config).eval()
     torch.manual_seed(1)
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
+        for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
         logits = adapted(ROWS).logits
