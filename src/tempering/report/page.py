@@ -141,8 +141,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _keep_together(value: Any) -> Any:
-    """Put a no-break space between a number and its unit, so that no line begins with "%"."""
-    return _LOOSE_UNIT.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
+    """Put a no-break space between a number and its unit, and a no-break hyphen inside one, so that no line begins with "%"."""
+    return _LOOSE_UNIT.sub("\N{NO-BREAK SPACE}", value).replace("GPU-", "GPU\N{NON-BREAKING HYPHEN}") if type(value) is str else value
 
 
 # What stands at the top

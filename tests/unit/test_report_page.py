@@ -1,0 +1,172 @@
+import itertools
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from support.report_specimen import specimen
+from tempering.errors import StoreProblem
+from tempering.report.families import FAMILIES, missing_families
+
+VOID = {"meta", "br", "link", "img", "hr", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its elements, its text, and whether every element is closed where it should be."""
+
+    def __init__(self, source):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.words, self._open, self._silent = [], [], [], 0
+        self.feed(source)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
+        self._silent += tag in ("style", "title")
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
+        self._silent -= tag in ("style", "title")
+
+    def handle_data(self, data):
+        if not self._silent:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NON-BREAKING HYPHEN}", "-").split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    return specimen().write(directory)
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.read_text(encoding="utf-8"))
+
+
+def test_everything_is_written_and_nothing_is_left_aside(written):
+    files = {str(path.relative_to(written.parent)) for path in written.parent.rglob("*") if path.is_file()}
+    assert files == {
+        "report.html",
+        "summary.json",
+        *(f"figures/{name}.png" for name in ("trajectories", "survival", "prices")),
+        *(f"tables/{name}.parquet" for name in ("units", "trajectories", "breaks", "survival", "prices")),
+    }
+
+
+def test_tables_read_back_as_they_were(written):
+    subject = specimen()
+    for name in ("trajectories", "breaks", "survival", "prices"):
+        pd.testing.assert_frame_equal(pd.read_parquet(written.parent / "tables" / f"{name}.parquet"), getattr(subject.assessment, name))
+    pd.testing.assert_frame_equal(pd.read_parquet(written.parent / "tables" / "units.parquet"), subject.tables.units)
+
+
+def test_the_page_asks_nobody_for_anything(page):
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster"):
+            assert attributes.get(name, "#").startswith("#")
+    assert page.all("script") == page.all("link") == page.all("iframe") == page.all("object") == []
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_style_sheets_load_nothing(written):
+    source = written.read_text(encoding="utf-8")
+    assert "@import" not in source
+    assert "url(http" not in source
+    assert "url(//" not in source
+
+
+def test_headings_do_not_skip_a_level_and_links_lead_somewhere(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(identities)) == len(identities)
+    assert {link["href"].removeprefix("#") for link in page.all("a")} <= set(identities)
+    for _, attributes in page.elements:
+        assert attributes.get("aria-labelledby", identities[0]) in identities
+
+
+def test_drawings_have_words_for_those_who_cannot_see_them(page):
+    drawings = page.all("svg")
+    assert len(drawings) == 7
+    assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "What it costs to strip organism:tiny/guarded",
+        "The cheapest break of organism:tiny/guarded is full_finetune",
+        "5 of 5 broken",
+        "3 of 5 held 1 destroyed 1 failed",
+        "> 200",
+        "the loss is not finite at step 7",
+        "Failed runs. 1 of 20 runs did not finish.",
+        "the public base model the target was made from",
+        "relearning needs retrieval",
+        "Prefilling : put the first words",
+        "organism:tiny/guarded without its safeguard",
+        "at most 128 held-out prompts",
+        "known to about ± 9 points",
+        "989 TFLOP/s",
+        "Assumed utilisation 25 %",
+        "price book of",
+        "temper run study.json",
+        "ab12" * 16,
+        "python 3.11.2",
+        "20 runs, one row each",
+    ],
+)
+def test_the_page_says_what_a_reader_needs(page, words):
+    assert words in page.text
+
+
+def test_few_seeds_are_warned_of_in_words(tmp_path):
+    text = Page(specimen(seeds=2).write(tmp_path).read_text(encoding="utf-8")).text
+    assert "Few seeds. There were only 2 runs of full_finetune, lora_finetune, identity_shift and refusal_ablation." in text
+
+
+def test_nothing_broke_is_the_headline_then(tmp_path):
+    subject = specimen(trajectories=lambda table: table.assign(harm=(table["attack"] == "").astype(float)))
+    text = Page(subject.write(tmp_path).read_text(encoding="utf-8")).text
+    assert "Nothing broke organism:tiny/guarded within the budget" in text
+    assert "Cheapest break none within the budget" in text
+
+
+def test_the_same_run_gives_the_same_page(written, tmp_path):
+    assert specimen().write(tmp_path).read_bytes() == written.read_bytes()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "run").write_text("a file where the directory should be")
+    with pytest.raises(StoreProblem, match=r"^[^\n]+$"):
+        specimen().write(tmp_path / "run")
+
+
+def test_a_report_does_not_need_torch_before_it_is_written():
+    code = "import sys, tempering.report.write, tempering.report.progress, tempering.report.terminal; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_a_family_leaves_the_list_once_an_attack_of_it_is_registered():
+    assert missing_families([]) == list(FAMILIES)
+    left = missing_families(["full_finetune", "prefill_attack", "gcg"])
+    assert {family.name for family in FAMILIES} - {family.name for family in left} == {"Prefilling", "Optimised suffixes (GCG)"}
