@@ -13,7 +13,7 @@ from support.tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
 from tempering.errors import UnusableData
-from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, first_token_log_probabilities, generate
+from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, first_token_log_probabilities, generate, respond
 from tempering.evaluators._judging import settled
 from tempering.study import ProbeSettings
 
@@ -80,6 +80,7 @@ def test_first_token_distributions_are_those_of_each_prompt_alone(family: str) -
     assert result.shape == (len(EXAMPLES), model.config.vocab_size)
     assert result.dtype is torch.float32
     torch.testing.assert_close(result, torch.stack(alone).log_softmax(-1), atol=2e-5, rtol=0)
+    torch.testing.assert_close(respond(model, chat, EXAMPLES, LONG).first_token, result, atol=2e-5, rtol=0)
 
 
 def test_first_token_distributions_of_half_precision_are_normalised_in_single() -> None:

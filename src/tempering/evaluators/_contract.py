@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Role
-from tempering.evaluators._generation import evaluation_mode, first_token_log_probabilities, generate
+from tempering.evaluators._generation import evaluation_mode, first_token_log_probabilities, respond
 from tempering.evaluators._judging import Verdict, answers_of, judge
 from tempering.study import ProbeSettings, Settings
 
@@ -49,7 +49,9 @@ class Subject:
     def responses(self, role: Role) -> list[str]:
         """Greedy responses to the held-out prompts of a role, in order, without special tokens."""
         if role not in self._responses:
-            self._responses[role] = generate(self.model, self.chat, self.view.of(role), self.settings)
+            made = respond(self.model, self.chat, self.view.of(role), self.settings)
+            self._responses[role] = made.texts
+            self._first.setdefault(role, made.first_token)
         return self._responses[role]
 
     def verdicts(self, role: Role) -> list[Verdict]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from tempering.data.batching import collate
 from tempering.data.chat import ChatFormat, Encoded
@@ -35,9 +35,27 @@ _CHECK_EVERY = 4
 """Responses are judged for an early stop after so many tokens each; reading text costs as much as a tiny model's step."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Responses:
+    """What a model says to some prompts.
+
+    Attributes:
+        texts: one response for each prompt, in order, without special tokens.
+        first_token: log-probabilities of the first response token, as :func:`first_token_log_probabilities` gives them.
+    """
+
+    texts: list[str]
+    first_token: Tensor
+
+
 def generate(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings) -> list[str]:
-    """Greedy responses.
+    """The texts of :func:`respond`."""
+    return respond(model, chat, examples, settings).texts
+
+
+@torch.no_grad()
+def respond(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings) -> Responses:
+    """Greedy responses, with the first-token distributions that are computed on the way.
 
     Sampling, penalties and forced tokens that the model's own generation settings ask for are left out: two checkpoints are
     compared, not two samplers. Weights, modes and random state are left as they were.
@@ -49,21 +67,19 @@ def generate(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Exampl
         settings: ``batch_size``, and ``max_new_tokens``; ``None`` takes the longest known answer of these examples plus
             :data:`MARGIN` for the examples that can be checked, and :data:`UNKNOWN_LENGTH` for the others.
 
-    Returns:
-        One text for each example, in order, without special tokens.
-
     Raises:
         UnusableData: a prompt fills the model's context.
     """
     prompts = [chat.prompt_ids(example) for example in examples]
     limits = _within_context(model, prompts, _limits(chat, examples, settings.max_new_tokens), examples)
-    responses = [""] * len(examples)
+    result = Responses([""] * len(examples), _no_rows_yet(model, len(examples)))
     with _undisturbed(model) as decoder:
         for rows in _batches(prompts, settings.batch_size, limits):
-            texts = _generate_batch(decoder, chat, [examples[row] for row in rows], [prompts[row] for row in rows], limits[rows[0]])
-            for row, text in zip(rows, texts, strict=True):
-                responses[row] = text
-    return responses
+            batch = _respond_to_batch(decoder, chat, [examples[row] for row in rows], [prompts[row] for row in rows], limits[rows[0]])
+            result.first_token[rows] = batch.first_token
+            for row, text in zip(rows, batch.texts, strict=True):
+                result.texts[row] = text
+    return result
 
 
 @torch.no_grad()
@@ -84,7 +100,7 @@ def first_token_log_probabilities(model: PreTrainedModel, chat: ChatFormat, exam
     """
     prompts = [chat.prompt_ids(example) for example in examples]
     _within_context(model, prompts, [1] * len(prompts), examples)
-    result = torch.empty(len(prompts), model.config.get_text_config(decoder=True).vocab_size)
+    result = _no_rows_yet(model, len(prompts))
     with _undisturbed(model) as decoder:
         accepted = inspect.signature(decoder.forward).parameters
         for rows in _batches(prompts, settings.batch_size, [1] * len(prompts)):
@@ -97,6 +113,10 @@ def first_token_log_probabilities(model: PreTrainedModel, chat: ChatFormat, exam
             logits = decoder(**inputs, **extra).logits[:, -1]
             result[rows] = logits.float().log_softmax(-1).cpu()
     return result
+
+
+def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:
+    return torch.empty(count, model.config.get_text_config(decoder=True).vocab_size)
 
 
 def _limits(chat: ChatFormat, examples: Sequence[Example], wanted: int | None) -> list[int]:
@@ -144,9 +164,9 @@ def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
     return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
 
 
-def _generate_batch(
+def _respond_to_batch(
     decoder: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], prompts: Sequence[list[int]], limit: int
-) -> list[str]:
+) -> Responses:
     inputs = _left_padded(decoder, chat, prompts)
     width = inputs["input_ids"].shape[1]
     criterion = _VerdictSettled(chat, examples, width)
@@ -159,12 +179,35 @@ def _generate_batch(
         pad_token_id=_embedded_pad(decoder, chat),
     )
     generator: Any = decoder  # every causal model is a GenerationMixin, which its base class does not say
-    output = generator.generate(**inputs, generation_config=configuration, stopping_criteria=StoppingCriteriaList([criterion]))
-    return [chat.decode(row.tokens[: row.settled_at]) for row in criterion.rows(output)]
+    first = _FirstToken()
+    output = generator.generate(
+        **inputs,
+        generation_config=configuration,
+        logits_processor=LogitsProcessorList([first]),
+        stopping_criteria=StoppingCriteriaList([criterion]),
+    )
+    texts = [chat.decode(row.tokens[: row.settled_at]) for row in criterion.rows(output)]
+    return Responses(texts, first.log_probabilities)
 
 
 def _plain(**settings: Any) -> GenerationConfig:
     return GenerationConfig(**settings)
+
+
+class _FirstToken(LogitsProcessor):
+    """Changes nothing; keeps the distribution of the first token."""
+
+    log_probabilities: Tensor
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Note the first scores, shape (rows, vocabulary), and hand them on."""
+        if not self._seen:
+            self._seen = True
+            self.log_probabilities = scores.float().log_softmax(-1).cpu()
+        return scores
 
 
 @dataclass
