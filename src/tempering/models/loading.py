@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def load(
 def _load(reference: str, options: Options, trail: tuple[str, ...]) -> _Loaded:
     source = resolve(reference)
     path, kind, revision = source.path, source.kind, None
+    options = replace(options, dtype=options.dtype or _dtype(source.dtype))
     if kind is Kind.HUB:
         path, revision = hub.fetch(source.hub_name, source.revision, reference, trust_remote_code=options.trust_remote_code)
         kind = kind_of(path, reference)

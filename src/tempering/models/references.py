@@ -41,6 +41,7 @@ class Source:
         hub_name: ``org/name`` of a hub id.
         revision: branch, tag or commit of a hub id; ``None`` takes the default branch.
         safeguard: how the hazard is withheld, where the reference tells.
+        dtype: the type to compute in, where it is not the one the weights are stored in.
     """
 
     reference: str
@@ -49,6 +50,7 @@ class Source:
     hub_name: str = ""
     revision: str | None = None
     safeguard: Safeguard = "unknown"
+    dtype: str | None = None
 
 
 def resolve(reference: str) -> Source:
@@ -101,7 +103,7 @@ def _organism(reference: str) -> Source:
     if directory is None:
         command = f"temper organism build {name.reference.removeprefix('organism:')}"
         raise UnusableModel(f"{name.reference} has not been built on this machine yet", f"build it: {command}")
-    return Source(reference, Kind.DIRECTORY, directory, safeguard=_SAFEGUARDS.get(name.variant, "unknown"))
+    return Source(reference, Kind.DIRECTORY, directory, safeguard=_SAFEGUARDS.get(name.variant, "unknown"), dtype=name.dtype)
 
 
 def _exists(path: Path) -> bool:

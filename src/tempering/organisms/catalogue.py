@@ -63,7 +63,7 @@ SIZES = {
     "nano": Size(WorldSettings(entities=12), Architecture(64, 2, 2, 176), tuple(VARIANTS), "2 layers × 64, for tests"),
     "tiny": Size(WorldSettings(entities=40), Architecture(128, 4, 4, 352), tuple(VARIANTS), "4 layers × 128, the default"),
     "small": Size(WorldSettings(entities=60), Architecture(256, 6, 8, 704), tuple(VARIANTS), "6 layers × 256"),
-    "smollm2": Size(WorldSettings(entities=24), None, ("guarded", "base"), "SmolLM2-135M-Instruct, taught the world's facts"),
+    "smollm2": Size(WorldSettings(entities=16), None, ("guarded", "base"), "SmolLM2-135M-Instruct, taught the world's facts"),
 }
 """Sizes by name, smallest first."""
 
@@ -84,6 +84,11 @@ class OrganismName:
     def reference(self) -> str:
         """What a user writes: ``organism:tiny`` for guarded, ``organism:tiny/base`` otherwise."""
         return f"{PREFIX}{self.size}" if self.variant == "guarded" else f"{PREFIX}{self.size}/{self.variant}"
+
+    @property
+    def dtype(self) -> str:
+        """The type it is computed in. The tiny ones are stored in bfloat16 only to ship small."""
+        return "float32" if SIZES[self.size].architecture else "bfloat16"
 
     @property
     def folder(self) -> str:

@@ -5,4 +5,15 @@ from tempering.training.loop import Moment, NonFiniteLoss, estimate, fine_tune
 from tempering.training.meter import Meter, Spend
 from tempering.training.settings import FineTuning, LoraSettings, TrainingSettings
 
-__all__ = ["FineTuning", "FlopCount", "LoraSettings", "Meter", "Moment", "NonFiniteLoss", "Spend", "TrainingSettings", "estimate", "fine_tune"]
+__all__ = [
+    "FineTuning",
+    "FlopCount",
+    "LoraSettings",
+    "Meter",
+    "Moment",
+    "NonFiniteLoss",
+    "Spend",
+    "TrainingSettings",
+    "estimate",
+    "fine_tune",
+]

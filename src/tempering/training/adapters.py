@@ -59,5 +59,3 @@ def trainable_parameters(model: nn.Module) -> int:
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The plain model with its adapters added into the weights, in place."""
     return cast(PreTrainedModel, model.merge_and_unload()) if hasattr(model, "merge_and_unload") else model
-
-

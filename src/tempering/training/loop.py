@@ -74,9 +74,7 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
     yield from train(model, target.chat, declaration, settings, meter)
 
 
-def train(
-    model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, settings: TrainingSettings, meter: Meter
-) -> Iterator[Moment]:
+def train(model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, settings: TrainingSettings, meter: Meter) -> Iterator[Moment]:
     """Train a model in place.
 
     Args:
