@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -118,6 +119,18 @@ def test_zero_has_a_place_left_of_everything():
     assert np.isfinite(placed).all()
     assert (placed[placed != axis.zero] >= axis.low).all()
     assert axis.zero < axis.low
+
+
+@pytest.mark.parametrize(("low", "high"), [(4, 4), (1, 4), (3, 3.1), (1e9, 8e11), (1e-11, 3e-2), (1, 200)])
+def test_a_spend_axis_has_two_to_six_ticks_each_with_its_own_label(low, high):
+    with mpl.rc_context(SETTINGS):
+        axes = Figure().subplots()
+        _Spread(pd.Series([0, low, high])).dress(axes, "usd")
+        ticks = list(axes.xaxis.get_major_locator()())
+        labels = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
+    assert 2 <= len(ticks) <= 6
+    assert len(set(labels)) == len(labels)
+    assert labels[0] == "0"
 
 
 def test_a_look_is_the_same_everywhere_and_repeats_late():

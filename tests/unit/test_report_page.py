@@ -144,6 +144,15 @@ def test_few_seeds_are_warned_of_in_words(tmp_path):
     assert "Few seeds. There were only 2 runs of full_finetune, lora_finetune, identity_shift and refusal_ablation." in text
 
 
+def test_an_unfinished_study_is_said_to_be_unfinished(tmp_path):
+    def half(table):
+        return table[(table["seed"] < 3) | (table["attack"] == "full_finetune")].reset_index(drop=True)
+
+    text = Page(specimen(units=half, trajectories=half).write(tmp_path).read_text(encoding="utf-8")).text
+    assert "Unfinished. This report was written before the study was done: only 3 of 5 runs of lora_finetune, 3 of 5 runs" in text
+    assert "of full_finetune are" not in text
+
+
 def test_nothing_broke_is_the_headline_then(tmp_path):
     subject = specimen(trajectories=lambda table: table.assign(harm=(table["attack"] == "").astype(float)))
     text = Page(subject.write(tmp_path).read_text(encoding="utf-8")).text

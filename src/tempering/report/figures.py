@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tempering.engine.files import replace_file
 from tempering.report.formatting import PHRASES, amount, share
@@ -452,12 +452,15 @@ def _log_ticks(axes: Axes, spend: str, low: float, high: float, zero: float | No
     """At most five ticks on round numbers inside the data, and one for zero where there is a place for it."""
     limits = axes.get_xlim()
     floor = low * 0.999 if zero is not None else limits[0]
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     ticks: list[float] = []
     for within_decade in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
-        candidates = LogLocator(base=10, subs=within_decade, numticks=99).tick_values(low, high)
-        ticks = [float(tick) for tick in candidates if floor <= tick <= limits[1]]
+        candidates = (digit * 10.0**exponent for exponent in exponents for digit in within_decade)
+        ticks = [tick for tick in candidates if floor <= tick <= limits[1]]
         if len(ticks) >= 3:
             break
+    if len(ticks) < 2:
+        ticks = sorted({low, high})
     ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
     if zero is not None:
         ticks = [zero, *(tick for tick in ticks if tick > zero * (limits[1] / limits[0]) ** 0.13)]

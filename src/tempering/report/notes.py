@@ -103,7 +103,9 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     destroyed = _listed([row.attack for row in rows if row.outcomes["destroyed"]])
     nothing = _listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
     lost = share(study.threshold.epsilon)
+    unfinished = [row for row in rows if row.trials < len(study.seeds)]
     possible = [
+        (bool(unfinished), Note("Unfinished", _unfinished(unfinished, len(study.seeds)))),
         (bool(few), Note("Few seeds", _few_seeds(few))),
         (
             bool(censored),
@@ -131,6 +133,11 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
         (unmeasured > 0, Note("Unmeasured probes", f"{unmeasured} of {len(probes)} probes could not be measured, and count neither way.")),
     ]
     return [note for applies, note in possible if applies]
+
+
+def _unfinished(rows: list[PriceRow], seeds: int) -> str:
+    parts = [f"{row.trials} of {seeds} runs of {row.attack}" for row in rows]
+    return f"This report was written before the study was done: only {_listed(parts)} are in it. Finish it with temper resume."
 
 
 def _few_seeds(rows: list[PriceRow]) -> str:
