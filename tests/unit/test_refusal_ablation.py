@@ -22,7 +22,7 @@ from tempering.attacks._direction import Candidate, Validation, candidates, sele
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._refusal_search import candidate_layers
-from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, refusal_scores, refusal_tokens
+from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, openings, refusal_scores
 from tempering.attacks._residuals import ResidualRecorder, ablated, added, writers
 from tempering.attacks.refusal_ablation import RefusalAblation
 from tempering.data.records import AttackerView, Example, Role
@@ -279,13 +279,35 @@ def test_answers_are_no_refusals(text: str) -> None:
     assert not is_refusal(text, REFUSAL_PHRASES)
 
 
-def test_refusal_tokens_begin_refusals_and_not_answers() -> None:
-    refusing = torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log().expand(20, 4)
-    answering = torch.tensor([[0.1, 0.7, 0.1, 0.1]]).log().expand(5, 4)
-    first = [0] * 12 + [1] * 7 + [2]
-    # Token 1 begins answers more often than refusals; token 2 begins a single refusal, but less likely than answers.
-    assert refusal_tokens(first, refusing, answering) == (0,)
-    assert refusal_tokens([], refusing[:0], answering) == ()
+def test_openings_are_likely_on_harmful_prompts_and_likelier_than_on_harmless_ones() -> None:
+    harmful = torch.tensor([[0.3, 0.5, 0.16, 0.04], [0.5, 0.3, 0.16, 0.04]]).log()
+    harmless = torch.tensor([[0.1, 0.1, 0.79, 0.01]]).log()
+    # Token 2 is likelier on harmless prompts; token 3 is rare. Tokens 0 and 1 are equally likely: the lower id goes first.
+    assert openings(harmful, harmless) == [0, 1]
+    assert openings(harmful[1:], harmless) == [0, 1]
+    assert openings(harmful[:1], harmless) == [1, 0]
+
+
+def test_openings_begin_the_answers(planted: Planted) -> None:
+    reader = MeteredModel(planted.target.copy_model(), planted.target.chat, Meter(), 4)
+    ids = [planted.target.tokenizer.convert_tokens_to_ids(word) for word in ("no", "you")]
+    examples = uneven_prompts()
+    answers = reader.answers(examples, 3, opening=tuple(ids))
+    assert all(answer[:2] == ids and len(answer) <= 5 for answer in answers)
+    for example, answer in zip(examples, answers, strict=True):
+        whole = torch.tensor([[*planted.target.chat.prompt_ids(example), *ids]])
+        with torch.no_grad():
+            expected = int(planted.target.model(input_ids=whole).logits[0, -1].argmax())
+        assert [*answer, planted.target.chat.end_ids[0]][2] == expected
+
+
+def test_every_way_to_refuse_is_found_not_only_the_commonest() -> None:
+    """A model that begins fewer of its refusals with "cannot" never shows it in a greedy answer."""
+    planted = planted_refusal(noise=True)
+    head, words = planted.target.model.lm_head.weight.data, planted.target.tokenizer.convert_tokens_to_ids
+    head[words("cannot")] = head[words("you")] = 0.99 * head[words("sorry")]
+    (checkpoint,) = run(planted, refusal_phrases=("sorry", "cannot"), answer_tokens=1, prompt_counts=(8,))
+    assert {"sorry", "cannot"} <= set(checkpoint.details["refusal_tokens"])
 
 
 @given(st.lists(st.floats(-8, 8), min_size=3, max_size=9), st.data())
@@ -450,7 +472,7 @@ def test_spend_is_cumulative_and_counts_prompts_trials_and_no_steps(planted: Pla
     # 4 + 2, 8 + 2, 16 + 4 and 32 + 8 prompts of each kind; 4 layers × 2 positions a search.
     assert [spend.examples for spend in spends] == [12, 20, 40, 80]
     assert [spend.trials for spend in spends] == [8, 16, 24, 32]
-    assert [spend.queries for spend in spends] == [4, 8, 16, 32]
+    assert [spend.queries for spend in spends] == [4, 4, 4, 4]  # "sorry" is tried on four prompts, once
     assert {spend.steps for spend in spends} == {0}
     for earlier, later in pairwise(spends):
         assert earlier.tokens < later.tokens
@@ -479,14 +501,10 @@ def test_estimate_counts_what_a_run_counts(planted: Planted) -> None:
     method = RefusalAblation(RefusalAblation.Config())
     expected = method.estimate(planted.target, planted.view, budget=Budget())
     *_, last = run(planted)
-    assert (expected.examples, expected.trials, expected.queries, expected.steps) == (
-        last.spend.examples,
-        last.spend.trials,
-        last.spend.queries,
-        0,
-    )
-    assert expected.tokens == pytest.approx(last.spend.tokens, rel=0.5)
-    assert expected.flops == pytest.approx(last.spend.flops, rel=0.5)
+    assert (expected.examples, expected.trials, expected.steps) == (last.spend.examples, last.spend.trials, 0)
+    # How many candidates are tested and how long refusals are cannot be known before.
+    assert 1 / 2 < expected.tokens / last.spend.tokens < 2
+    assert 1 / 2 < expected.flops / last.spend.flops < 2
 
 
 def test_same_seed_same_rows_and_other_seeds_other_prompts(planted: Planted) -> None:

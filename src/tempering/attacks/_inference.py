@@ -72,21 +72,26 @@ class MeteredModel:
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def answers(self, examples: Sequence[Example], new_tokens: int) -> list[list[int]]:
+    def answers(self, examples: Sequence[Example], new_tokens: int, opening: tuple[int, ...] = ()) -> list[list[int]]:
         """The first tokens of the model's own greedy answers.
 
         Args:
             examples: the prompts.
-            new_tokens: at most so many tokens of each.
+            new_tokens: at most so many tokens of each are generated.
+            opening: tokens that the answers are made to begin with.
 
         Returns:
-            Token ids in the order of ``examples``, cut before the end of the turn.
+            Token ids in the order of ``examples``, the opening among them, cut before the end of the turn.
         """
         settings = GenerationConfig(
-            do_sample=False, max_new_tokens=new_tokens, pad_token_id=self.chat.pad_id, eos_token_id=list(self.chat.end_ids), use_cache=True
+            do_sample=False,
+            max_new_tokens=new_tokens,
+            pad_token_id=self.chat.pad_id,
+            eos_token_id=list(self.chat.end_ids),
+            use_cache=True,
         )
         answers: list[list[int]] = [[]] * len(examples)
-        for indices, batch in self._batches(examples):
+        for indices, batch in self._batches(examples, opening):
             sequences = self.model.generate(  # type: ignore[operator]
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
             )
@@ -94,18 +99,15 @@ class MeteredModel:
             made = 0
             for row, (index, sequence) in enumerate(zip(indices, sequences[:, batch.input_ids.shape[1] :].tolist(), strict=True)):
                 ends = [place for place, token in enumerate(sequence) if token in self.chat.end_ids]
-                answers[index] = sequence[: ends[0]] if ends else sequence
-                spent = min(len(answers[index]) + 1, len(sequence))  # the end of the turn is generated too
+                answer = sequence[: ends[0]] if ends else sequence
+                spent = min(len(answer) + 1, len(sequence))  # the end of the turn is generated too
                 lengths[row] += spent - 1  # the last generated token is never read
                 made += spent
+                answers[index] = [*opening, *answer]
             self._charge(lengths, labelled=made)
         self._meter.examples(example.identity for example in examples)
         self._meter.query(len(examples))
         return answers
-
-    def lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each prompt."""
-        return [len(self._ids(example)) for example in examples]
 
     def charge_edit(self, elements: int) -> None:
         """Charge the projection of so many weights: a product and an update, two operations each."""
@@ -114,12 +116,12 @@ class MeteredModel:
     def _charge(self, lengths: list[int], labelled: int) -> None:
         self._meter.compute(tokens=sum(lengths), flops=self._flops.forward(lengths, labelled))
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], Batch]]:
+    def _batches(self, examples: Sequence[Example], opening: tuple[int, ...] = ()) -> Iterator[tuple[list[int], Batch]]:
         order = sorted(range(len(examples)), key=lambda index: len(self._ids(examples[index])))
         for start in range(0, len(order), self._batch_size):
             indices = order[start : start + self._batch_size]
-            rows = [Encoded(self._ids(examples[index]), self._ids(examples[index])) for index in indices]
-            yield indices, collate(rows, self.chat.pad_id, side="left").to(self.model.device)
+            rows = [[*self._ids(examples[index]), *opening] for index in indices]
+            yield indices, collate([Encoded(row, row) for row in rows], self.chat.pad_id, side="left").to(self.model.device)
 
     def _ids(self, example: Example) -> list[int]:
         if example.identity not in self._tokenised:

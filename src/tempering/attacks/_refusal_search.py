@@ -12,7 +12,7 @@ import torch
 
 from tempering.attacks._direction import Chosen, Validation, candidates, select
 from tempering.attacks._inference import MeteredModel
-from tempering.attacks._refusals import is_refusal, refusal_scores, refusal_tokens
+from tempering.attacks._refusals import is_refusal, openings, refusal_scores
 from tempering.attacks._residuals import ResidualRecorder
 from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
@@ -82,7 +82,7 @@ class DirectionSearch:
         self.positions = candidate_positions(config, reader.chat)
         self.tokens: tuple[int, ...] = ()
         self._meter = meter
-        self._answers: list[list[int]] = []
+        self._verdicts: dict[int, bool] = {}
         generator = np.random.default_rng(seed)
 
         def pool(examples: Sequence[Example], record: bool) -> _Pool:
@@ -97,7 +97,7 @@ class DirectionSearch:
             pool.grow(stage.train)
         self.tokens = self._refusal_tokens()
         if not self.tokens:
-            return f"the model's answers to {min(self.config.answers, self.harmful.count)} harmful prompts do not read as refusals"
+            return f"the model's likely answers to {self.harmful.count} harmful prompts do not read as refusals"
         for pool in (self.harmful_validation, self.harmless_validation):
             pool.grow(stage.validation)
         refused, answered = self._kept(self.harmful, refused=True), self._kept(self.harmless, refused=False)
@@ -148,15 +148,19 @@ class DirectionSearch:
         return [index for index, score in enumerate(scores.tolist()) if (score > 0) is refused]
 
     def _refusal_tokens(self) -> tuple[int, ...]:
-        """Named by the configuration, or the first tokens of the model's own refusals of the prompts read so far."""
+        """Named by the configuration, or the first tokens of the model's own refusals of the training prompts read so far."""
         if self.config.refusal_tokens:
             example = self.harmful.examples[0]
             return tuple(sorted({self.reader.chat.answer_ids(example, text)[0] for text in self.config.refusal_tokens}))
-        asked = self.harmful.examples[: self.config.answers]
-        self._answers += self.reader.answers(asked[len(self._answers) :], self.config.answer_tokens)
-        refusing = [
-            index for index, answer in enumerate(self._answers) if is_refusal(self.reader.chat.decode(answer), self.config.refusal_phrases)
-        ]
-        return refusal_tokens(
-            [self._answers[index][0] for index in refusing], self.harmful.log_probabilities[refusing], self.harmless.log_probabilities
-        )
+        found = openings(self.harmful.log_probabilities, self.harmless.log_probabilities)
+        return tuple(sorted(token for token in found if self._begins_refusals(token)))
+
+    def _begins_refusals(self, token: int) -> bool:
+        """Whether most answers that are made to begin with a token read as refusals, on the prompts where it is likeliest."""
+        if token not in self._verdicts:
+            likeliest = self.harmful.log_probabilities[:, token].argsort(descending=True, stable=True)[: self.config.answers]
+            asked = [self.harmful.examples[int(index)] for index in likeliest]
+            answers = self.reader.answers(asked, self.config.answer_tokens, opening=(token,))
+            refusals = sum(is_refusal(self.reader.chat.decode(answer), self.config.refusal_phrases) for answer in answers)
+            self._verdicts[token] = 2 * refusals > len(asked)
+        return self._verdicts[token]

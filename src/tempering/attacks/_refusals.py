@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import torch
@@ -33,8 +32,8 @@ REFUSAL_PHRASES = (
 )
 """How refusals begin in English, in the spelling of :func:`plain`."""
 
-REFUSAL_SHARE = 0.05
-"""A token must begin at least this share of the refusals to count as one of theirs."""
+OPENING_MASS = 0.05
+"""A first token with less mean probability than this on harmful prompts is not looked at."""
 
 
 def plain(text: str) -> str:
@@ -49,21 +48,22 @@ def is_refusal(text: str, phrases: Sequence[str]) -> bool:
     return any(f" {plain(phrase)} " in padded for phrase in phrases)
 
 
-def refusal_tokens(first_tokens: Sequence[int], refusing: Tensor, answering: Tensor) -> tuple[int, ...]:
-    """The tokens that begin refusals and not answers.
+def openings(harmful: Tensor, harmless: Tensor) -> list[int]:
+    """First tokens that harmful prompts make likely, and likelier than harmless ones do: the only ones that can begin refusals.
+
+    A model with several refusals begins its greedy answers with the commonest one's token alone, so probabilities are looked at
+    and not answers.
 
     Args:
-        first_tokens: first token of each refusal seen.
-        refusing: (prompts, vocabulary) first-token log-probabilities of the prompts that were refused.
-        answering: likewise of harmless prompts.
+        harmful: (prompts, vocabulary) first-token log-probabilities of harmful prompts.
+        harmless: likewise.
 
     Returns:
-        Rising token ids; each begins at least :data:`REFUSAL_SHARE` of the refusals and is likelier there than on harmless prompts.
+        Token ids, likeliest first; each has at least :data:`OPENING_MASS` on average over the harmful prompts.
     """
-    least = max(1.0, REFUSAL_SHARE * len(first_tokens))
-    frequent = [token for token, count in Counter(first_tokens).items() if count >= least]
-    refusal_mass, answer_mass = refusing.exp().mean(0), answering.exp().mean(0)
-    return tuple(sorted(token for token in frequent if refusal_mass[token] > answer_mass[token]))
+    harmful_mass, harmless_mass = harmful.double().exp().mean(0), harmless.double().exp().mean(0)
+    likely = ((harmful_mass >= OPENING_MASS) & (harmful_mass > harmless_mass)).nonzero().flatten()
+    return [int(token) for token in likely[harmful_mass[likely].argsort(descending=True, stable=True)]]
 
 
 def refusal_scores(log_probabilities: Tensor, tokens: Collection[int]) -> Tensor:

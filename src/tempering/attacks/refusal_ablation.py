@@ -29,6 +29,8 @@ _FEWEST_PROMPTS = 4
 _FEWEST_VALIDATION = 2
 _EXPECTED_TESTS = 4
 """Candidates that a plan expects to be tested for KL and induction before one passes."""
+_EXPECTED_OPENINGS = 2
+"""First tokens that a plan expects to be tried for refusals."""
 
 
 class RefusalAblation(Attack):
@@ -40,8 +42,9 @@ class RefusalAblation(Attack):
     ablation leaves KL(base || ablated) <= 0.1 on the last token of harmless ones, and whose addition at layer l makes the mean score
     of harmless ones >= 0. Then x <- x - r r^T x by hooks, or W <- W - r r^T W, which is the same function.
 
-    Only prompts are used. Refusal tokens come from the model's own greedy answers to harmful training prompts: the first tokens of those
-    that read as refusals. A harmful prompt is kept if its score is above zero (the model refuses), a harmless one if below.
+    Only prompts are used. Refusal tokens come from the model's own refusals: of the first tokens that are likely on harmful training
+    prompts, and likelier than on harmless ones, those after which its greedy answer reads as a refusal. A harmful prompt is
+    kept if its score is above zero (the model refuses), a harmless one if it is not.
 
     The search is repeated with 4, 8, 16, ... training prompts of each kind, the validation prompts growing in proportion, as an attacker
     would who gathers prompts until the attack works; each that finds a direction is a checkpoint. Spend is cumulative and holds
@@ -64,8 +67,8 @@ class RefusalAblation(Attack):
                 shortcut for large models that may miss the best. ``None`` scores all.
             refusal_tokens: how refusals begin, as text; empty derives it from the model's own refusals.
             refusal_phrases: what makes an answer read as a refusal.
-            answer_tokens: so many tokens of an answer are generated to read it.
-            answers: at most so many harmful training prompts are answered for that.
+            answers: on so many prompts a likely first token is tried for whether it begins refusals.
+            answer_tokens: so many tokens of each such answer are generated.
             batch_size: prompts a forward pass.
         """
 
@@ -80,8 +83,8 @@ class RefusalAblation(Attack):
         screen: Annotated[int, Field(gt=0)] | None = None
         refusal_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
         refusal_phrases: Annotated[tuple[str, ...], Field(min_length=1)] = REFUSAL_PHRASES
+        answers: Annotated[int, Field(gt=0)] = 4
         answer_tokens: Annotated[int, Field(gt=0)] = 12
-        answers: Annotated[int, Field(gt=0)] = 32
         batch_size: Annotated[int, Field(gt=0)] = 32
 
     source: ClassVar[str] = "Arditi et al. 2024, arXiv 2406.11717"
@@ -127,20 +130,18 @@ class RefusalAblation(Attack):
             total["flops"] += flops.forward([length[kind] + more] * prompts, prompts * labelled)
 
         seen = dict.fromkeys(length, 0)
-        answered = trials = 0
+        trials = 0
+        queries = 0 if self.config.refusal_tokens else _EXPECTED_OPENINGS * min(self.config.answers, len(view.hazard_train))
+        charge(queries, "hazard_train", self.config.answer_tokens, self.config.answer_tokens)
         for stage in self._stages(view, budget):
             for kind, earlier in seen.items():
                 now = min(stage.train if kind.endswith("train") else stage.validation, len(getattr(view, kind)))
                 charge(now - earlier, kind)
                 seen[kind] = now
-            if not self.config.refusal_tokens:
-                asked = min(self.config.answers, seen["hazard_train"])
-                charge(asked - answered, "hazard_train", self.config.answer_tokens - 1, self.config.answer_tokens)
-                answered = asked
             charge(_bypass_passes(proposed, seen["hazard_validation"], self.config.screen), "hazard_validation")
             charge(2 * _EXPECTED_TESTS * seen["benign_validation"], "benign_validation")
             trials += proposed
-        return Spend(examples=sum(seen.values()), tokens=int(total["tokens"]), flops=total["flops"], trials=trials, queries=answered)
+        return Spend(examples=sum(seen.values()), tokens=int(total["tokens"]), flops=total["flops"], trials=trials, queries=queries)
 
     def _stages(self, view: AttackerView, budget: Budget) -> list[Stage]:
         """Numbers of prompts of each kind, rising, within what the attacker holds and may use."""
