@@ -250,10 +250,7 @@ def plan_study(study: Study | str | Path, *, on_event: Watcher | None = None) ->
     Raises:
         TemperingError: a method, a model, the data, the price book or the accelerator cannot be used.
     """
-    study = read_study(study)
-    load_price_book(study.price_book).accelerator(study.accelerator)
-    for choice in study.attacks:
-        registry.create("attacks", choice.name, choice.config)
+    study = validate_study(study)  # before minutes go into an organism
     for reference in _organisms_in(study):
         _grow(reference, on_event=on_event)
     from tempering.engine.plan import make_plan

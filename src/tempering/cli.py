@@ -91,7 +91,9 @@ ModelArgument = Annotated[
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; see examples/.")]
 OutOption = Annotated[Path | None, _option("--out", "DIR", "Run directory; runs/<name>-<hash> unless told.")]
-WorkersOption = Annotated[int | None, _option("--workers", "N", "Processes at work at once; by cores and memory unless told.", min=1)]
+WorkersOption = Annotated[
+    int | None, _option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", min=0)
+]
 JsonOption = Annotated[bool, _option("--json", "", "Print one JSON document and nothing else.")]
 AcceleratorOption = Annotated[str | None, _option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
 PriceBookOption = Annotated[Path | None, _option("--price-book", "FILE", "A price book laid over the one that ships.")]
