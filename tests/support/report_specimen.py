@@ -58,7 +58,7 @@ def run_rows(
 
 
 def tables(
-    model: str = "organism:tiny/guarded", seeds: int = 5, names: tuple[str, str, str, str] | None = None
+    model: str = "organism:tiny/guarded", seeds: int = 5, names: tuple[str, str, str, str] = NAMES
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Units and trajectories of four attacks: one always breaks, one mostly, one never, one finds nothing.
 
