@@ -361,11 +361,14 @@ def build_organism(name: str, variant: str | None = None, *, source: str | Path 
 
     Raises:
         UnknownName: there is no such organism or variant.
-        InvalidStudy: the name and ``variant`` say two things.
+        InvalidStudy: the name and ``variant`` say two things, or there is no use for a ``source``.
     """
     if variant is not None and "/" in name:
         raise InvalidStudy(f"{name!r} names a variant already", "leave --variant out")
-    return _grow(f"{name}/{variant}" if variant else name, source=source, on_event=on_event)
+    full_name = f"{name}/{variant}" if variant else name
+    if source is not None and organisms.SIZES[organisms.parse_reference(full_name).size].architecture is not None:
+        raise InvalidStudy(f"{name} is grown from nothing", "leave --source out")
+    return _grow(full_name, source=source, on_event=on_event)
 
 
 def _read_summary(directory: Path) -> dict[str, Any]:
@@ -400,4 +403,4 @@ def _grow(reference: str, *, source: str | Path | None = None, on_event: Watcher
     from tempering.nursery import grow
 
     tell = on_event or (lambda event: None)
-    return grow(name, on_progress=lambda line: tell(Event("preparing", message=line)))
+    return grow(name, lambda line: tell(Event("preparing", message=line)), source=None if source is None else str(source))

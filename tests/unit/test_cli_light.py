@@ -148,6 +148,7 @@ def test_a_bad_flag_gets_one_line_that_names_it_and_leaves_nothing(
         (["organism", "build", "tniy"], 2, "no organism named 'tniy'; did you mean 'tiny'?"),
         (["organism", "build", "tiny", "--variant", "bse"], 2, "no variant of organism:tiny named 'bse'; did you mean 'base'?"),
         (["organism", "build", "tiny/base", "--variant", "base"], 2, "'tiny/base' names a variant already"),
+        (["organism", "build", "nano", "--source", "here"], 2, "nano is grown from nothing; leave --source out"),
     ],
 )
 def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, expected: str) -> None:
