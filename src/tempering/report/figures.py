@@ -93,9 +93,10 @@ class Drawing:
         """All panels side by side on white, at twice the size of a screen's pixels."""
         with mpl.rc_context(SETTINGS):
             width, height = sum(panel.size[0] for panel in self.panels), max(panel.size[1] for panel in self.panels)
-            figure = Figure(figsize=(width, height + 0.75))
+            heading = 0.75 if self.legend else 0.42
+            figure = Figure(figsize=(width, height + heading))
             FigureCanvasAgg(figure)
-            top, body = _cells(figure, 2, 1, height_ratios=(0.75, height))
+            top, body = _cells(figure, 2, 1, height_ratios=(heading, height))
             _heading(top, self.title, self.legend)
             cells = _cells(body, 1, len(self.panels), width_ratios=[panel.size[0] for panel in self.panels])
             for cell, panel in zip(cells, self.panels, strict=True):
@@ -394,6 +395,7 @@ def _draw_price(axes: Axes, row: PriceRow, position: float, look: Look, right: f
         xycoords=("axes fraction", "data"),
         xytext=(0, 7),
         textcoords="offset points",
+        va="bottom",
         ha="right",
         color=INK,
         fontsize=8.5,
@@ -494,7 +496,7 @@ def _cells(canvas: Canvas, rows: int, columns: int, **ratios: Sequence[float]) -
 
 
 def _heading(canvas: Canvas, title: str, legend: dict[str, Look]) -> None:
-    canvas.text(0.012, 0.82, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
+    canvas.text(0.012, 0.82 if legend else 0.6, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
     if legend:
         canvas.legend(
             handles=legend_handles(legend),
