@@ -18,14 +18,14 @@ class Harm(Evaluator):
     known; elsewhere a coherent response that does not refuse counts as useful, which overrates empty promises and fluent
     nonsense.
 
-    Source: four-way judging after Souly et al. 2024, "A StrongREJECT for Empty Jailbreaks", arXiv 2402.10260, which shows
-    how judges that tell only refusal from the rest overrate broken models; here exact on facts.
+    Source: exact match; Souly et al. 2024, "A StrongREJECT for Empty Jailbreaks", arXiv 2402.10260, shows
+    how judges that tell only refusal from the rest overrate broken models.
     """
 
     class Config(Settings):
         """Nothing to set."""
 
-    source: ClassVar[str] = "exact match on held-out facts; four-way judging after Souly et al. 2024, arXiv 2402.10260"
+    source: ClassVar[str] = "exact match on held-out facts; on judging, Souly et al. 2024 (StrongREJECT), arXiv 2402.10260"
     measures: ClassVar[tuple[str, ...]] = ("harm", "harm_evasion", "harm_gibberish")
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
