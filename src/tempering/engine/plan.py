@@ -22,6 +22,10 @@ from tempering.study import MethodChoice, ModelChoice, Need, Study, ThreatModel
 __all__ = ["Plan", "Skipped", "make_plan"]
 
 
+COLLECTED_BYTES = 2**26
+"""From this size on, a model is collected at once after it was looked at; that takes a third of a second."""
+
+
 @dataclass(frozen=True)
 class _Contender:
     """An attack of the study, made and resolved."""
@@ -144,7 +148,8 @@ def _plan_model(study: Study, choice: ModelChoice, contenders: list[_Contender],
     attacks.sort(key=lambda entry: entry[1]["flops"])
     planned = _describe(target, reference, records.name)
     del target  # before another model is loaded
-    gc.collect()
+    if planned.weight_bytes >= COLLECTED_BYTES:
+        gc.collect()
     return _PlannedModel(planned, tuple(attacks), _reference_work(reference, shared) if attacks else None, tuple(skipped))
 
 
@@ -176,7 +181,7 @@ def _describe(target: Target, reference: ModelChoice | None, data: str) -> Plann
 
 def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerView) -> str:
     """Why an attack cannot be run, as the end of a sentence that begins with its name; ``""`` where it can."""
-    forbidden = sorted(need.value for need in needs - threat_model.allows)
+    forbidden = sorted(str(need) for need in needs - threat_model.allows)
     if forbidden:
         return f"needs {' and '.join(forbidden)}, which the threat model {threat_model.name!r} does not allow"
     hazard, benign = view.hazard_train, view.benign_train
@@ -186,7 +191,7 @@ def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerVi
         Need.BENIGN_PROMPTS: not benign,
         Need.BENIGN_EXAMPLES: not benign or any(example.answer is None for example in benign),
     }
-    missing = sorted(need.value for need in needs if lacking.get(need, False))
+    missing = sorted(str(need) for need in needs if lacking.get(need, False))
     return f"needs {' and '.join(missing)}, which the data does not hold" if missing else ""
 
 

@@ -82,7 +82,7 @@ class Worker:
 
     def _probe_reference(self, work: Work, course: _Course, notify: Notify) -> tuple[Status, str]:
         assert work.reference is not None
-        target = self._load(work.reference, work.reference_digest)
+        target = _load_planned(work.reference, work.reference_digest)  # beside the audited model, which the next unit needs again
         _, evaluated = self._data(work)
         subject = Subject(target.model, target.chat, evaluated, work.probes)
         _record(course, notify, Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
@@ -111,8 +111,7 @@ class Worker:
             self._forget_model()  # a crashed attack may have left hooks on it
             return "failed", _explain(error)
         finally:
-            if target.model.num_parameters() >= COLLECTED_PARAMETERS:
-                _release_memory()
+            _release_memory(_is_large(target))
         return "completed", ""
 
     def _probe_untouched(
@@ -128,13 +127,7 @@ class Worker:
         key = (choice, digest)
         if self._target is None or self._target[0] != key:
             self._forget_model()
-            _release_memory()
-            target = load_model(choice)
-            if target.digest != digest:
-                raise UnusableModel(
-                    f"the model {choice.reference} has changed since the run was planned", "put it back, or start a new run"
-                )
-            self._target = key, target
+            self._target = key, _load_planned(choice, digest)
         return self._target[1]
 
     def _data(self, work: Work) -> tuple[AttackerView, EvaluatorView]:
@@ -148,7 +141,11 @@ class Worker:
         return self._views[1]
 
     def _forget_model(self) -> None:
-        self._target = self._untouched = None
+        last, self._target, self._untouched = self._target, None, None
+        if last is not None:
+            large = _is_large(last[1])
+            del last
+            _release_memory(large)
 
 
 @contextmanager
@@ -223,6 +220,13 @@ def _examine_untouched(subject: Subject, evaluators: list[Evaluator], reference:
         raise
 
 
+def _load_planned(choice: ModelChoice, digest: str) -> Target:
+    target = load_model(choice)
+    if target.digest != digest:
+        raise UnusableModel(f"the model {choice.reference} has changed since the run was planned", "put it back, or start anew")
+    return target
+
+
 def _evaluators(methods: tuple[ResolvedMethod, ...]) -> list[Evaluator]:
     return [registry.create("evaluators", method.name, method.config) for method in methods]
 
@@ -268,7 +272,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def _is_large(target: Target) -> bool:
+    return target.model.num_parameters() >= COLLECTED_PARAMETERS
+
+
+def _release_memory(large: bool) -> None:
+    """Collect what reference cycles keep alive, where that is worth the time."""
+    if large:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
