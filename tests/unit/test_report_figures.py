@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from support.report_specimen import specimen
-from tempering.report.figures import _Spread, draw_all
+from tempering.report.axes import Spread
+from tempering.report.figures import draw_all
 from tempering.report.style import ATTACK_COLOURS, SETTINGS, inline_svg, looks
 
 
@@ -114,7 +115,7 @@ def test_unmeasured_probes_are_gaps():
 
 
 def test_zero_has_a_place_left_of_everything():
-    axis = _Spread(specimen().assessment.trajectories["flops"])
+    axis = Spread(specimen().assessment.trajectories["flops"])
     placed = axis.place(specimen().assessment.trajectories["flops"])
     assert np.isfinite(placed).all()
     assert (placed[placed != axis.zero] >= axis.low).all()
@@ -125,7 +126,7 @@ def test_zero_has_a_place_left_of_everything():
 def test_a_spend_axis_has_two_to_six_ticks_each_with_its_own_label(low, high):
     with mpl.rc_context(SETTINGS):
         axes = Figure().subplots()
-        _Spread(pd.Series([0, low, high])).dress(axes, "usd")
+        Spread(pd.Series([0, low, high])).dress(axes, "usd")
         ticks = list(axes.xaxis.get_major_locator()())
         labels = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
     assert 2 <= len(ticks) <= 6

@@ -1,111 +1,36 @@
 """The figures: harm and utility against spend, survival curves, and the comparison of prices.
 
-A :class:`Drawing` is a row of panels. The page shows each panel as its own SVG, so that they stack on a narrow screen and stay sharp;
-the PNG of the same drawing shows them side by side. pyplot is not used, so no state outlives a drawing.
+The page shows each panel of a drawing as its own SVG, so that they stack on a narrow screen and stay sharp; the PNG of the same
+drawing shows them side by side.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tempering.engine.files import replace_file
-from tempering.report.formatting import PHRASES, amount, share
+from tempering.report.axes import Spread, log_ticks
+from tempering.report.drawing import Canvas, Drawing, Panel
+from tempering.report.formatting import PHRASES, share
 from tempering.report.rows import PriceRow, group_title, groups, price_rows
-from tempering.report.style import INK, MUTED, SETTINGS, SURFACE, THRESHOLD, Look, inline_svg, looks
+from tempering.report.style import INK, MUTED, SURFACE, THRESHOLD, Look, looks
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
     from tempering.study import Threshold
 
-Canvas = Any
-"""A matplotlib Figure or SubFigure: both carry axes."""
-
 _SPENDS = ("flops", "steps", "examples")
 _AXIS_LABELS = {"flops": "FLOPs spent", "steps": "optimizer steps", "examples": "distinct examples", "usd": "US dollars"}
-_DOTS_PER_INCH = 200
 _CROWDED = 60
 """Above so many runs, only breaks and ends keep a marker."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small drawing.
-
-    Attributes:
-        name: letters, digits and hyphens; unique in the page.
-        alt: what it shows, for readers who cannot see it.
-        size: width and height in inches.
-        draw: puts it on a canvas.
-    """
-
-    name: str
-    alt: str
-    size: tuple[float, float]
-    draw: Callable[[Canvas], None]
-
-    def svg(self) -> str:
-        """The panel as an SVG element for the page."""
-        with mpl.rc_context(SETTINGS):
-            figure = Figure(figsize=self.size)
-            self.draw(figure)
-            return inline_svg(figure, self.name, self.alt)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A row of panels under one title.
-
-    Attributes:
-        name: file stem and identifier.
-        title: what it is about.
-        sentence: what it shows, in one plain sentence.
-        panels: left to right.
-        legend: the attacks it shows.
-    """
-
-    name: str
-    title: str
-    sentence: str
-    panels: tuple[Panel, ...]
-    legend: dict[str, Look]
-
-    @property
-    def alt(self) -> str:
-        """What the whole drawing shows."""
-        return f"{self.title}. {self.sentence}"
-
-    def png(self) -> bytes:
-        """All panels side by side on white, at twice the size of a screen's pixels."""
-        with mpl.rc_context(SETTINGS):
-            width, height = sum(panel.size[0] for panel in self.panels), max(panel.size[1] for panel in self.panels)
-            heading = 0.75 if self.legend else 0.42
-            figure = Figure(figsize=(width, height + heading))
-            FigureCanvasAgg(figure)
-            top, body = _cells(figure, 2, 1, height_ratios=(heading, height))
-            _heading(top, self.title, self.legend)
-            cells = _cells(body, 1, len(self.panels), width_ratios=[panel.size[0] for panel in self.panels])
-            for cell, panel in zip(cells, self.panels, strict=True):
-                panel.draw(cell)
-            buffer = io.BytesIO()
-            figure.savefig(
-                buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Title": self.title, "Description": self.alt, "Software": None}
-            )
-            return buffer.getvalue()
 
 
 def draw_all(assessment: Assessment, threshold: Threshold) -> list[Drawing]:
@@ -132,17 +57,6 @@ def draw_all(assessment: Assessment, threshold: Threshold) -> list[Drawing]:
         drawings += [drawing for drawing in (_trajectories(part), _survival(part)) if drawing is not None]
     drawings.append(_prices(rows, look))
     return drawings
-
-
-def write_pngs(drawings: Sequence[Drawing], directory: Path) -> list[Path]:
-    """Write each drawing to ``directory/<name>.png``, atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for drawing in drawings:
-        path = directory / f"{drawing.name}.png"
-        replace_file(path, drawing.png())
-        written.append(path)
-    return written
 
 
 @dataclass(frozen=True)
@@ -194,7 +108,7 @@ def _crossings(rows: Iterable[PriceRow]) -> str:
 
 def _draw_trajectories(canvas: Canvas, *, part: _Part, trajectories: pd.DataFrame, breaks: pd.DataFrame, spend: str) -> None:
     harm, utility = canvas.subplots(2, 1, sharex=True, height_ratios=(2.1, 1))
-    axis = _Spread(trajectories[spend])
+    axis = Spread(trajectories[spend])
     outcomes = dict(zip(breaks["unit"], breaks["outcome"], strict=True))
     ends = dict(zip(breaks["unit"], breaks["probe"], strict=True))
     crowded = len(breaks) > _CROWDED
@@ -290,7 +204,7 @@ def _survival(part: _Part) -> Drawing | None:
 
 def _draw_survival(canvas: Canvas, *, part: _Part, survival: pd.DataFrame, spend: str) -> None:
     axes = canvas.subplots()
-    axis = _Spread(survival["spend"])
+    axis = Spread(survival["spend"])
     for attack, curve in survival.groupby("attack", sort=False):
         look = part.look[str(attack)]
         if not (curve["spend"] > 0).any():
@@ -369,7 +283,7 @@ def _draw_prices(canvas: Canvas, *, rows: list[PriceRow], look: dict[str, Look],
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("US dollars at the median break")
-    _log_ticks(axes, "usd", low, high)
+    log_ticks(axes, "usd", low, high)
 
 
 def _ends(row: PriceRow) -> tuple[float, ...]:
@@ -425,84 +339,3 @@ def _arrow(axes: Axes, start: float, end: float, position: float, look: Look) ->
 
 
 # Shared
-
-
-class _Spread:
-    """A logarithmic axis with a place for zero: left of the smallest positive value, by an eighth of the width."""
-
-    def __init__(self, values: pd.Series) -> None:
-        numbers = values.to_numpy(dtype=float)
-        positive = numbers[np.isfinite(numbers) & (numbers > 0)]
-        self.low, self.high = (float(positive.min()), float(positive.max())) if len(positive) else (1.0, 10.0)
-        self.zero = self.low / max((self.high / self.low) ** 0.125, 1.35)
-        self.has_zero = bool((numbers == 0).any())
-
-    def place(self, values: pd.Series) -> np.ndarray:
-        """Where values are drawn, zero in its own place."""
-        numbers = values.to_numpy(dtype=float)
-        return np.where(numbers > 0, numbers, self.zero)
-
-    def dress(self, axes: Axes, spend: str) -> None:
-        """Scale, limits and tick labels of the spend axis."""
-        axes.set_xscale("log")
-        step = self.low / self.zero
-        axes.set_xlim((self.zero if self.has_zero else self.low) / step**0.3, self.high * step**0.5)
-        _log_ticks(axes, spend, self.low, self.high, zero=self.zero if self.has_zero else None)
-
-
-def _log_ticks(axes: Axes, spend: str, low: float, high: float, zero: float | None = None) -> None:
-    """At most five ticks on round numbers inside the data, and one for zero where there is a place for it."""
-    limits = axes.get_xlim()
-    floor = low * 0.999 if zero is not None else limits[0]
-    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    ticks: list[float] = []
-    for within_decade in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
-        candidates = (digit * 10.0**exponent for exponent in exponents for digit in within_decade)
-        ticks = [tick for tick in candidates if floor <= tick <= limits[1]]
-        if len(ticks) >= 3:
-            break
-    if len(ticks) < 2:
-        ticks = sorted({low, high})
-    ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
-    if zero is not None:
-        ticks = [zero, *(tick for tick in ticks if tick > zero * (limits[1] / limits[0]) ** 0.13)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value == zero else _tick(value, spend)))
-
-
-def _tick(value: float, spend: str) -> str:
-    """A short tick label: "10 G", "200", "$0.001", "$1e-7"."""
-    if spend == "usd" and value < 0.0009:
-        return f"${value:.0e}".replace("e-0", "e-")
-    if spend == "flops":
-        return amount(value, spend).replace(".0 ", " ").removesuffix("FLOP").rstrip()
-    return amount(value, spend).removesuffix(".00") if spend == "usd" else f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def present(assessment: Assessment) -> list[str]:
-    """The attacks of an assessment in the order in which every figure and table shows them."""
-    return list(dict.fromkeys(row.attack for row in price_rows(assessment)))
-
-
-def legend_handles(legend: dict[str, Look]) -> list[Line2D]:
-    """What a matplotlib legend needs to name the attacks."""
-    return [Line2D([], [], color=look.colour, marker=look.marker, markersize=5, linewidth=1.6, label=name) for name, look in legend.items()]
-
-
-def _cells(canvas: Canvas, rows: int, columns: int, **ratios: Sequence[float]) -> list[Canvas]:
-    """Subfigures in reading order; matplotlib hands a single one over bare."""
-    return list(np.ravel(canvas.subfigures(rows, columns, **ratios)))
-
-
-def _heading(canvas: Canvas, title: str, legend: dict[str, Look]) -> None:
-    canvas.text(0.012, 0.82 if legend else 0.6, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
-    if legend:
-        canvas.legend(
-            handles=legend_handles(legend),
-            loc="center left",
-            bbox_to_anchor=(0.004, 0.3),
-            ncols=min(len(legend), 5),
-            frameon=False,
-            fontsize=8.5,
-        )

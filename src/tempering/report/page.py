@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from tempering import registry
 from tempering.report import notes
+from tempering.report.drawing import Drawing
 from tempering.report.families import Family, missing_families
-from tempering.report.figures import Drawing
 from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, amount, count, duration, flops, share
 from tempering.report.rows import LABELS, MEANINGS, OUTCOMES, PriceRow, group_title, groups, number, price_rows
 from tempering.report.style import css_colours, looks

@@ -190,7 +190,8 @@ class Display:
             parts.append(f"{self._failed} failed")
         parts.append(duration(elapsed))
         left = self.seconds_left
-        parts.append(f"about {duration(left)} left" if left == left else "estimating")
+        if self._done < self._total:
+            parts.append(f"about {duration(left)} left" if left == left else "estimating")
         head = Table.grid(padding=(0, 1), expand=False)
         finished = self._done + sum(unit.share for unit in self._running.values())
         head.add_row(ProgressBar(total=self._total, completed=min(finished, self._total), width=24), Text(" · ".join(parts)))
@@ -203,6 +204,9 @@ class Display:
             table.add_row(
                 Text(f"  {unit.label}", overflow="ellipsis", no_wrap=True), Text(steps, style="dim"), Text(_measured(unit.measurements))
             )
+        if not self._running:
+            waiting = "starting workers" if self._done < self._total else "writing the report"
+            table.add_row(Spinner("dots", Text(waiting, style="dim")))
         hidden = len(self._running) - _ROWS
         if hidden > 0:
             table.add_row(Text(f"  and {hidden} more", style="dim"))

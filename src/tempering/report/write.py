@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
 from tempering.engine.files import explained, replace_file
-from tempering.report.figures import draw_all, write_pngs
+from tempering.report.drawing import write_pngs
+from tempering.report.figures import draw_all
 from tempering.report.page import render
 from tempering.report.summary import audit_spend, dumps, make_summary
 from tempering.report.tables import RunTables, write_tables

@@ -1,0 +1,126 @@
+"""What a figure is made of: panels, which the page shows one by one and the PNG side by side.
+
+pyplot is not used, so no state outlives a drawing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tempering.engine.files import replace_file
+from tempering.report.style import INK, SETTINGS, Look, inline_svg
+
+Canvas = Any
+"""A matplotlib Figure or SubFigure: both carry axes."""
+
+_DOTS_PER_INCH = 200
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small drawing.
+
+    Attributes:
+        name: letters, digits and hyphens; unique in the page.
+        alt: what it shows, for readers who cannot see it.
+        size: width and height in inches.
+        draw: puts it on a canvas.
+    """
+
+    name: str
+    alt: str
+    size: tuple[float, float]
+    draw: Callable[[Canvas], None]
+
+    def svg(self) -> str:
+        """The panel as an SVG element for the page."""
+        with mpl.rc_context(SETTINGS):
+            figure = Figure(figsize=self.size)
+            self.draw(figure)
+            return inline_svg(figure, self.name, self.alt)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A row of panels under one title.
+
+    Attributes:
+        name: file stem and identifier.
+        title: what it is about.
+        sentence: what it shows, in one plain sentence.
+        panels: left to right.
+        legend: the attacks it shows.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    panels: tuple[Panel, ...]
+    legend: dict[str, Look]
+
+    @property
+    def alt(self) -> str:
+        """What the whole drawing shows."""
+        return f"{self.title}. {self.sentence}"
+
+    def png(self) -> bytes:
+        """All panels side by side on white, at twice the size of a screen's pixels."""
+        with mpl.rc_context(SETTINGS):
+            width, height = sum(panel.size[0] for panel in self.panels), max(panel.size[1] for panel in self.panels)
+            heading = 0.75 if self.legend else 0.42
+            figure = Figure(figsize=(width, height + heading))
+            FigureCanvasAgg(figure)
+            top, body = _cells(figure, 2, 1, height_ratios=(heading, height))
+            _heading(top, self.title, self.legend)
+            cells = _cells(body, 1, len(self.panels), width_ratios=[panel.size[0] for panel in self.panels])
+            for cell, panel in zip(cells, self.panels, strict=True):
+                panel.draw(cell)
+            buffer = io.BytesIO()
+            figure.savefig(
+                buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Title": self.title, "Description": self.alt, "Software": None}
+            )
+            return buffer.getvalue()
+
+
+def write_pngs(drawings: Sequence[Drawing], directory: Path) -> list[Path]:
+    """Write each drawing to ``directory/<name>.png``, atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for drawing in drawings:
+        path = directory / f"{drawing.name}.png"
+        replace_file(path, drawing.png())
+        written.append(path)
+    return written
+
+
+def _legend_handles(legend: dict[str, Look]) -> list[Line2D]:
+    """What a matplotlib legend needs to name the attacks."""
+    return [Line2D([], [], color=look.colour, marker=look.marker, markersize=5, linewidth=1.6, label=name) for name, look in legend.items()]
+
+
+def _cells(canvas: Canvas, rows: int, columns: int, **ratios: Sequence[float]) -> list[Canvas]:
+    """Subfigures in reading order; matplotlib hands a single one over bare."""
+    return list(np.ravel(canvas.subfigures(rows, columns, **ratios)))
+
+
+def _heading(canvas: Canvas, title: str, legend: dict[str, Look]) -> None:
+    canvas.text(0.012, 0.82 if legend else 0.6, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
+    if legend:
+        canvas.legend(
+            handles=_legend_handles(legend),
+            loc="center left",
+            bbox_to_anchor=(0.004, 0.3),
+            ncols=min(len(legend), 5),
+            frameon=False,
+            fontsize=8.5,
+        )
