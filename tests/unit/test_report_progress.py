@@ -139,6 +139,25 @@ def test_a_live_display_shows_units_probes_and_time():
     assert shown.rstrip().endswith("1 of 12 runs done in 5 s, 1 failed")
 
 
+def test_a_live_display_says_what_it_waits_for_while_no_unit_runs():
+    stream = terminal()
+    with Display(stream, clock=Clock(), live=True) as display:
+        display.on_event(Event("planned", total=1))
+        display._live.refresh()
+        assert "starting workers" in stream.getvalue()
+        display.on_event(Event("unit_started", unit="a", label="attack seed 0", total=1))
+        display.on_event(Event("unit_finished", unit="a", label="attack seed 0", total=1, done=1))
+        display._live.refresh()
+    assert "writing the report" in stream.getvalue()
+
+
+def test_what_is_prepared_before_the_plan_is_said():
+    stream = io.StringIO()
+    with Display(stream, title="auditing organism:nano") as display:
+        display.on_event(Event("preparing", message="organism:nano: guarding 20/100"))
+    assert stream.getvalue() == "auditing organism:nano ...\norganism:nano: guarding 20/100\n"
+
+
 def test_an_interrupted_display_says_how_far_it_came():
     stream, clock = io.StringIO(), Clock()
     try:
