@@ -52,7 +52,7 @@ class Driver:
         os.close(writer)
         self._rest = b""
 
-    def wait_for(self, kind: str, times: int, limit: float = 120) -> None:
+    def wait_for(self, kind: str, times: int, limit: float = 300) -> None:
         seen, end = 0, time.monotonic() + limit
         while seen < times:
             if not select.select([self._reader], [], [], max(0, end - time.monotonic()))[0]:
@@ -144,7 +144,7 @@ def pooled(plan: Plan, directory: Path) -> dict[str, Any]:
             facts["second driver"] = str(problem)
         os.kill(driver.pid, sent)
         facts[name] = {"end": driver.end(), "workers": len(workers), "gone": gone(workers)}
-    facts["finished"] = run(plan, RunStore(directory), 2).end()
+    facts["finished"] = run(plan, RunStore(directory), 1).end()
     return {**facts, **rows(directory)}
 
 

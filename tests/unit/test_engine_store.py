@@ -95,6 +95,14 @@ def test_the_study_and_plan_come_back(tmp_path: Path) -> None:
     assert [unit.hash for unit in store.plan().units] == [unit.hash for unit in planned.units]
 
 
+def test_environments_stand_once_each_the_latest_last(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    with store.driving(plan(1)):
+        digests = [store.record_environment({"python": version}) for version in ("3.11", "3.12", "3.11")]
+        assert digests[0] == digests[2] != digests[1]
+    assert [environment["python"] for environment in store.environments()] == ["3.12", "3.11"]
+
+
 @pytest.mark.parametrize("stage", COMMIT_STAGES)
 def test_an_interruption_leaves_a_unit_whole_or_absent(tmp_path: Path, stage: str) -> None:
     planned = plan(2)

@@ -105,7 +105,7 @@ class RunStore:
             os.close(lock)
 
     def record_environment(self, environment: dict[str, Any]) -> str:
-        """Keep what results are computed with, once.
+        """Keep what results are computed with.
 
         Returns:
             The digest that manifests name it by.
@@ -114,14 +114,14 @@ class RunStore:
         with explained(self.directory):
             folder = self.directory / "environments"
             folder.mkdir(exist_ok=True)
-            if not (folder / f"{digest}.json").exists():
-                replace_file(folder / f"{digest}.json", json.dumps(environment, indent=2).encode())
+            replace_file(folder / f"{digest}.json", json.dumps(environment, indent=2).encode())  # anew each time: the latest is the last
         return digest
 
     def environments(self) -> list[dict[str, Any]]:
-        """Every environment that results of this run were computed with."""
+        """Every environment that results of this run were computed with, the latest last."""
         with explained(self.directory):
-            return [json.loads(path.read_bytes()) for path in sorted((self.directory / "environments").glob("[!.]*.json"))]
+            paths = (self.directory / "environments").glob("[!.]*.json")
+            return [json.loads(path.read_bytes()) for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
     def commit(self, unit: Unit, result: UnitResult, environment: str) -> None:
         """Put the result of a unit into place, whole or not at all.
