@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _DIRECTORY = "tempering.directory"
 """Key of the click context's ``meta`` under which a command leaves its run directory, for the message after Ctrl-C."""
 
-_PIPED_WIDTH = 160
+_PIPED_WIDTH = 240
 """Columns of a table that no terminal limits."""
 
 _QUIET = {
