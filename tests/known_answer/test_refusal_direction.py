@@ -104,7 +104,7 @@ def test_few_prompts_suffice_and_every_stage_says_what_it_found() -> None:
     for checkpoint in found:
         assert checkpoint.details["layer"] >= 1  # before the first block nothing has been carried to the last positions
         assert checkpoint.details["bypass_score"] < 0 < checkpoint.details["induce_score"]
-        assert checkpoint.details["divergence"] <= 0.1
+        assert checkpoint.details["divergence"] <= checkpoint.details["divergence_limit"] == 0.1
         assert checkpoint.details["refusal_tokens"] == ["sorry"]
 
 
@@ -128,4 +128,4 @@ def test_direction_that_answers_need_too_is_no_direction() -> None:
         attack(planted)
     assert ended.value.outcome == "no_direction"
     assert "2 are zero or not finite" in str(ended.value)
-    assert "6 change harmless answers (KL > 0.1)" in str(ended.value)
+    assert "6 change harmless answers (KL > 0.5)" in str(ended.value)

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from support.planted_refusal import Planted, as_target, planted_refusal, prompts
 from support.tiny_models import FAMILIES, tiny_model
 from tempering.attacks import Checkpoint
-from tempering.attacks._direction import Candidate, Validation, candidates, select
+from tempering.attacks._direction import Candidate, candidates
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._refusal_search import candidate_layers
 from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, openings, refusal_scores
 from tempering.attacks._residuals import ResidualRecorder, ablated, added, writers
+from tempering.attacks._selection import Chosen, Rules, Validation, select
 from tempering.attacks.refusal_ablation import RefusalAblation
 from tempering.data.records import AttackerView, Example, Role
 from tempering.errors import UnusableData
@@ -365,45 +366,75 @@ def test_zero_and_broken_differences_are_unusable() -> None:
     assert [candidate.usable for candidate in candidates(harmful, streams)] == [False, False, True]
 
 
+class Bench:
+    """A random model, a dozen random directions, and the full table of their scores."""
+
+    def __init__(self, seed: int) -> None:
+        model, tokenizer = tiny_model("llama", seed, num_hidden_layers=3)
+        generator = torch.Generator().manual_seed(seed)
+        vectors = [torch.randn(16, generator=generator, dtype=torch.float64) for _ in range(12)]
+        self.proposed = [Candidate(index % 3, -1, vector, True) for index, vector in enumerate(vectors)]
+        self.structure = Structure.of(model)
+        self.reader = reader = MeteredModel(model, as_target(model, tokenizer).chat, Meter(), 16)
+        harmful, harmless = prompts(Role.HAZARD, 4), prompts(Role.BENIGN, 4)
+        base = reader.first_token(harmless)
+        tokens = tuple(base.mean(0).topk(8).indices.tolist())
+        self.validation = Validation(harmful, harmless, base, tokens)
+        self.trials: list[int] = []
+        self.bypass, self.divergence, self.induced = [], [], []
+        for candidate in self.proposed:
+            with ablated(self.structure, candidate.unit):
+                self.bypass.append(float(refusal_scores(reader.first_token(harmful), tokens).mean()))
+                self.divergence.append(divergence(base, reader.first_token(harmless)))
+            with added(self.structure, candidate.difference, candidate.layer):
+                self.induced.append(float(refusal_scores(reader.first_token(harmless), tokens).mean()))
+
+    def best(self, divergence_limit: float, induce_limit: float) -> int:
+        """By the full table."""
+        passing = [index for index in range(12) if self.divergence[index] <= divergence_limit and self.induced[index] >= induce_limit]
+        return min(passing, key=lambda index: self.bypass[index])
+
+    def select(self, rules: Rules) -> Chosen | str:
+        return select(self.reader, self.structure, self.proposed, self.validation, rules, lambda: self.trials.append(1))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_selection_is_that_of_the_full_table(seed: int) -> None:
     """Scoring KL and induction only until one passes names the candidate that scoring everything names."""
-    model, tokenizer = tiny_model("llama", seed, num_hidden_layers=3)
-    target, structure = as_target(model, tokenizer), Structure.of(model)
-    reader = MeteredModel(model, target.chat, Meter(), 16)
-    generator = torch.Generator().manual_seed(seed)
-    proposed = [Candidate(index % 3, -1, torch.randn(16, generator=generator, dtype=torch.float64), True) for index in range(12)]
-    harmful, harmless = prompts(Role.HAZARD, 4), prompts(Role.BENIGN, 4)
-    base = reader.first_token(harmless)
-    tokens = tuple(base.mean(0).topk(8).indices.tolist())
+    bench = Bench(seed)
+    divergence_limit, induce_limit = sorted(bench.divergence)[6], sorted(bench.induced)[6]
+    best = bench.best(divergence_limit, induce_limit)
+    chosen = bench.select(Rules([divergence_limit], induce_limit))
+    assert isinstance(chosen, Chosen)
+    assert chosen.candidate is bench.proposed[best]
+    scores = (bench.bypass[best], bench.divergence[best], bench.induced[best])
+    assert (chosen.bypass, chosen.divergence, chosen.induce) == pytest.approx(scores)
+    assert len(bench.trials) == 12
 
-    table = []
-    for candidate in proposed:
-        with ablated(structure, candidate.unit):
-            bypass = float(refusal_scores(reader.first_token(harmful), tokens).mean())
-            change = divergence(base, reader.first_token(harmless))
-        with added(structure, candidate.difference, candidate.layer):
-            induce = float(refusal_scores(reader.first_token(harmless), tokens).mean())
-        table.append((bypass, change, induce))
-    divergence_limit, induce_limit = (sorted(column)[len(column) // 2] for column in list(zip(*table, strict=True))[1:])
-    passing = [index for index, (_, change, induce) in enumerate(table) if change <= divergence_limit and induce >= induce_limit]
-    best = min(passing, key=lambda index: table[index][0])
 
-    trials: list[int] = []
-    chosen, failures = select(
-        reader,
-        structure,
-        proposed,
-        Validation(harmful, harmless, base, tokens),
-        divergence_limit=divergence_limit,
-        induce_limit=induce_limit,
-        on_trial=lambda: trials.append(1),
+@pytest.mark.parametrize("seed", range(8))
+def test_looser_limits_are_tried_only_for_a_direction_that_works(seed: int) -> None:
+    bench = Bench(seed)
+    strict, loose = sorted(bench.divergence)[3], max(bench.divergence)
+    # Refusal here is half of the vocabulary's mass at most, so move zero to where directions lie on both sides of it.
+    middle = sorted(bench.bypass)[seed]
+    chosen = bench.select(Rules([loose, strict], -math.inf, working_bypass=middle))
+    assert isinstance(chosen, Chosen)
+    under_strict, under_loose = bench.best(strict, -math.inf), bench.best(loose, -math.inf)
+    relaxed = bench.bypass[under_strict] >= middle > bench.bypass[under_loose]
+    assert chosen.candidate is bench.proposed[under_loose if relaxed else under_strict]
+    assert chosen.divergence_limit == (loose if relaxed else strict)
+
+
+def test_reason_counts_each_candidate_at_the_first_test_it_fails() -> None:
+    bench = Bench(0)
+    bench.proposed[5] = replace(bench.proposed[5], usable=False)
+    limit = sorted(value for index, value in enumerate(bench.divergence) if index != 5)[3]
+    reason = bench.select(Rules([limit / 2, limit], math.inf))
+    assert reason == (
+        f"of 12 candidate directions 1 are zero or not finite, 7 change harmless answers (KL > {limit:g}), "
+        "4 do not induce refusal when added"
     )
-    assert chosen is not None
-    assert chosen.candidate is proposed[best]
-    assert (chosen.bypass, chosen.divergence, chosen.induce) == pytest.approx(table[best])
-    assert failures.counts.total() == sum(row[0] < table[best][0] for row in table)
-    assert len(trials) == 12
 
 
 @pytest.mark.parametrize(

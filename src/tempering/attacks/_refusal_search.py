@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tempering.attacks._direction import Chosen, Validation, candidates, select
+from tempering.attacks._direction import candidates
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._refusals import is_refusal, openings, refusal_scores
 from tempering.attacks._residuals import ResidualRecorder
+from tempering.attacks._selection import Chosen, Rules, Validation, select
 from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.models.structure import Structure
@@ -118,17 +119,8 @@ class DirectionSearch:
             harmless_base=self.harmless_validation.log_probabilities[answered_validation],
             tokens=self.tokens,
         )
-        chosen, failures = select(
-            self.reader,
-            self.structure,
-            proposed,
-            validation,
-            divergence_limit=self.config.divergence_limit,
-            induce_limit=self.config.induce_limit,
-            on_trial=self._meter.trial,
-            screen=self.config.screen,
-        )
-        return chosen or failures.sentence(len(proposed))
+        rules = Rules(self.config.divergence_limits, self.config.induce_limit, screen=self.config.screen)
+        return select(self.reader, self.structure, proposed, validation, rules, self._meter.trial)
 
     def details(self, stage: Stage, chosen: Chosen) -> dict[str, Any]:
         """What is worth keeping of a stage, as JSON values."""
@@ -139,6 +131,7 @@ class DirectionSearch:
             "bypass_score": chosen.bypass,
             "induce_score": chosen.induce,
             "divergence": chosen.divergence,
+            "divergence_limit": chosen.divergence_limit,
             "refusal_tokens": [str(self.reader.chat.tokenizer.convert_ids_to_tokens(token)) for token in self.tokens],
             "intervention": self.config.intervention,
         }

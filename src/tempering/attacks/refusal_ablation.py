@@ -12,12 +12,12 @@ from pydantic import Field
 from transformers import PreTrainedModel
 
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
-from tempering.attacks._direction import Chosen
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._orthogonalisation import orthogonalise
 from tempering.attacks._refusal_search import DirectionSearch, Stage, candidate_layers, candidate_positions
 from tempering.attacks._refusals import REFUSAL_PHRASES
 from tempering.attacks._residuals import ablated
+from tempering.attacks._selection import Chosen
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
@@ -42,6 +42,9 @@ class RefusalAblation(Attack):
     ablation leaves KL(base || ablated) <= 0.1 on the last token of harmless ones, and whose addition at layer l makes the mean score
     of harmless ones >= 0. Then x <- x - r r^T x by hooks, or W <- W - r r^T W, which is the same function.
 
+    Beyond the paper: an attacker whom its limit on KL leaves without a working direction relaxes the limit, since what is lost
+    by it is for the study's utility bound to judge. ``divergence_limits: [0.1]`` is the paper's selection.
+
     Only prompts are used. Refusal tokens come from the model's own refusals: of the first tokens that are likely on harmful training
     prompts, and likelier than on harmless ones, those after which its greedy answer reads as a refusal. A harmful prompt is
     kept if its score is above zero (the model refuses), a harmless one if it is not.
@@ -61,7 +64,8 @@ class RefusalAblation(Attack):
             prompt_counts: numbers of training prompts at which a direction is sought; ``None`` doubles from 4 to ``train_prompts``.
             layer_share: candidates are read from the first so large a share of the layers.
             positions: candidates are read from at most so many last positions; ``None`` takes the whole template after the instruction.
-            divergence_limit: KL above which a candidate is discarded, nats.
+            divergence_limits: KL above which a candidate is discarded, nats. The paper has 0.1 only; a looser limit is tried where under
+                the stricter ones no candidate makes refusal less likely than not.
             induce_limit: refusal score below which a candidate that was added is discarded, log odds.
             screen: score bypass on so many validation prompts first and on all of them only for the better quarter of the candidates; a
                 shortcut for large models that may miss the best. ``None`` scores all.
@@ -78,7 +82,7 @@ class RefusalAblation(Attack):
         prompt_counts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] | None = None
         layer_share: Annotated[float, Field(gt=0, le=1), Range(0.5, 1.0)] = 0.8
         positions: Annotated[int, Field(gt=0)] | None = None
-        divergence_limit: Annotated[float, Field(gt=0), Range(0.05, 1.0, log=True)] = 0.1
+        divergence_limits: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1, 0.2, 0.5)
         induce_limit: float = 0.0
         screen: Annotated[int, Field(gt=0)] | None = None
         refusal_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
