@@ -25,7 +25,7 @@ def describe_environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_model(),
         "cores": usable_cores(),
-        "memory_gib": round(_memory("MemTotal") / 2**30),
+        "memory_gib": round(_physical_memory() / 2**30),
         "accelerator": _accelerator(),
     }
 
@@ -38,8 +38,11 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that new processes can have without swapping, within the limit of a container; 0 where the system does not tell."""
-    free = _memory("MemAvailable")
+    """Bytes that new processes can have without swapping, within the limit of a container.
+
+    Where the system does not tell what is free, half of what is built in; 0 where it tells neither.
+    """
+    free = _memory("MemAvailable") or _physical_memory() // 2
     limit = _number(Path("/sys/fs/cgroup/memory.max"))
     used = _number(Path("/sys/fs/cgroup/memory.current"))
     if limit is not None and used is not None:
@@ -69,6 +72,13 @@ def _memory(key: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 0
 
 
 def _number(path: Path) -> int | None:
