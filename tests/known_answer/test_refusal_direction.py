@@ -128,4 +128,4 @@ def test_direction_that_answers_need_too_is_no_direction() -> None:
         attack(planted)
     assert ended.value.outcome == "no_direction"
     assert "2 are zero or not finite" in str(ended.value)
-    assert "6 change harmless answers (KL > 0.5)" in str(ended.value)
+    assert "6 change harmless answers (KL > 1)" in str(ended.value)

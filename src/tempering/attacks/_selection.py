@@ -57,8 +57,8 @@ class Rules:
     """When a candidate passes.
 
     Attributes:
-        divergence_limits: rising; discard above this KL, nats. A looser limit is tried only where no candidate under the stricter
-            ones works.
+        divergence_limits: discard above this KL, nats. Where the strictest leaves no candidate that works, the next is tried, for
+            candidates that work only.
         induce_limit: discard where adding the direction leaves the mean refusal score of harmless prompts below this.
         working_bypass: a candidate works if its bypass score is below this: at zero, refusal is less likely than not.
         screen: score bypass on so many of the harmful prompts first, and on all of them only for the better quarter. Unlike the
@@ -105,14 +105,14 @@ def select(
         remaining = [candidate for _, candidate in few[: max(1, len(few) // 4)]]
         screened_out = len(few) - len(remaining)
     ranked = table.ranked(remaining)
-    best: Chosen | None = None
-    for limit in sorted(rules.divergence_limits):
-        found = _first_passing(table, ranked, limit, rules.induce_limit)
-        if found is not None and (best is None or found.bypass < rules.working_bypass):
-            best = found
+    strict, *looser = sorted(rules.divergence_limits)
+    best = _first_passing(table, ranked, strict, rules.induce_limit)
+    for limit in looser:
         if best is not None and best.bypass < rules.working_bypass:
             break
-    return best or _why_none(table, ranked, len(proposed), screened_out, max(rules.divergence_limits))
+        working = [(bypass, candidate) for bypass, candidate in ranked if bypass < rules.working_bypass]
+        best = _first_passing(table, working, limit, rules.induce_limit) or best
+    return best or _why_none(table, ranked, rules, len(proposed), screened_out)
 
 
 class _Table:
@@ -162,13 +162,16 @@ def _first_passing(table: _Table, ranked: list[tuple[float, Candidate]], limit: 
     return None
 
 
-def _why_none(table: _Table, ranked: list[tuple[float, Candidate]], proposed: int, screened_out: int, limit: float) -> str:
+def _why_none(table: _Table, ranked: list[tuple[float, Candidate]], rules: Rules, proposed: int, screened_out: int) -> str:
     """One line: how many candidates failed which test, each counted at its first."""
-    diverging = sum(not table.divergence(candidate) <= limit for _, candidate in ranked)
+    limit = max(rules.divergence_limits)
+    similar = [candidate for _, candidate in ranked if table.divergence(candidate) <= limit]
+    inducing = sum(table.induced(candidate) >= rules.induce_limit for candidate in similar)
     failed = {
         "are zero or not finite": proposed - screened_out - len(ranked),
         "fall out of the screening": screened_out,
-        f"change harmless answers (KL > {limit:g})": diverging,
-        "do not induce refusal when added": len(ranked) - diverging,
+        f"change harmless answers (KL > {limit:g})": len(ranked) - len(similar),
+        "do not induce refusal when added": len(similar) - inducing,
+        f"leave refusal likely at a KL > {min(rules.divergence_limits):g}": inducing,
     }
     return f"of {proposed} candidate directions " + ", ".join(f"{count} {reason}" for reason, count in failed.items() if count)

@@ -64,8 +64,8 @@ class RefusalAblation(Attack):
             prompt_counts: numbers of training prompts at which a direction is sought; ``None`` doubles from 4 to ``train_prompts``.
             layer_share: candidates are read from the first so large a share of the layers.
             positions: candidates are read from at most so many last positions; ``None`` takes the whole template after the instruction.
-            divergence_limits: KL above which a candidate is discarded, nats. The paper has 0.1 only; a looser limit is tried where under
-                the stricter ones no candidate makes refusal less likely than not.
+            divergence_limits: KL above which a candidate is discarded, nats. The paper has 0.1 only; a looser limit is tried where the
+                stricter ones leave no candidate that makes refusal less likely than not, and then only such candidates pass.
             induce_limit: refusal score below which a candidate that was added is discarded, log odds.
             screen: score bypass on so many validation prompts first and on all of them only for the better quarter of the candidates; a
                 shortcut for large models that may miss the best. ``None`` scores all.
@@ -82,7 +82,7 @@ class RefusalAblation(Attack):
         prompt_counts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] | None = None
         layer_share: Annotated[float, Field(gt=0, le=1), Range(0.5, 1.0)] = 0.8
         positions: Annotated[int, Field(gt=0)] | None = None
-        divergence_limits: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1, 0.2, 0.5)
+        divergence_limits: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1, 0.2, 0.5, 1.0)
         induce_limit: float = 0.0
         screen: Annotated[int, Field(gt=0)] | None = None
         refusal_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
