@@ -144,7 +144,7 @@ def run_study(
     workers: int | None = None,
     on_event: Watcher | None = None,
 ) -> Run:
-    """Run a study, or what is left of it, and write its report.
+    """Run a study, or what is left of it, and write its report. Organisms that are not on this machine yet are grown first.
 
     Args:
         study: a study, or the YAML file that holds one.
@@ -157,10 +157,11 @@ def run_study(
     """
     from tempering.engine.run import execute
 
-    study = read_study(study)
-    plan = plan_study(study, on_event=on_event)
+    study = validate_study(study)  # before minutes go into growing an organism
+    for reference in _organisms_in(study):
+        _grow(reference, on_event=on_event)
     directory = study_directory(study, out)
-    execute(plan, directory, workers=workers, on_event=on_event)
+    execute(plan_study(study), directory, workers=workers, on_event=on_event)
     return make_report(directory)
 
 
@@ -244,21 +245,18 @@ def open_run(directory: str | Path) -> Run:
     return Run(directory, reread(study, **summary["threshold"]), tables["units"], assessment, summary)
 
 
-def plan_study(study: Study | str | Path, *, on_event: Watcher | None = None) -> Plan:
-    """Make a study into units, after growing the organisms in it that are not on this machine yet; no attack is run.
+def plan_study(study: Study | str | Path) -> Plan:
+    """Make a study into units; nothing is run or grown.
 
     Raises:
         TemperingError: a method, a model, the data, the price book or the accelerator cannot be used.
     """
-    study = validate_study(study)  # before minutes go into an organism
-    for reference in _organisms_in(study):
-        _grow(reference, on_event=on_event)
     from tempering.engine.plan import make_plan
 
-    return make_plan(study)
+    return make_plan(validate_study(study))
 
 
-def plan_document(study: Study | str | Path, *, on_event: Watcher | None = None) -> dict[str, Any]:
+def plan_document(study: Study | str | Path) -> dict[str, Any]:
     """What ``temper plan`` shows: the units of a study and what the attacker would spend on them, as JSON values.
 
     Returns:
@@ -267,7 +265,7 @@ def plan_document(study: Study | str | Path, *, on_event: Watcher | None = None)
         ``skipped`` and the totals ``flops``, ``gpu_hours`` and ``usd``. Spend is the attacker's to the end of the budget; probes
         are not counted.
     """
-    plan = plan_study(study, on_event=on_event)
+    plan = plan_study(study)
     accelerator = load_price_book(plan.study.price_book).accelerator(plan.study.accelerator)
     attacks = []
     for entry in plan.estimates:

@@ -159,6 +159,15 @@ def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_grows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPERING_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "study.yaml").write_text("models: [organism:small]\nattacks: [refusal_ablation]\n")
+    assert "organism:small has not been built on this machine yet; build it: temper organism build small" in error_line(
+        temper("plan", tmp_path / "study.yaml")
+    )
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("arguments", [["ls", "atacks"], ["audit", "--seeds", "many"], ["audit", "--workers", "-1"], ["adit"], ["ls"]])
 def test_what_is_no_command_exits_with_two(arguments: list[str]) -> None:
     result = temper(*arguments)
