@@ -94,6 +94,7 @@ class RefusalAblation(Attack):
     source: ClassVar[str] = "Arditi et al. 2024, arXiv 2406.11717"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.WEIGHTS, Need.HARMFUL_PROMPTS, Need.BENIGN_PROMPTS})
     family: ClassVar[str] = "weight surgery"
+    quick: ClassVar[bool] = True
 
     def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
         """Search with more and more prompts; yield the edited copy each time a direction passes selection.
