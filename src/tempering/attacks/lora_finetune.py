@@ -1,0 +1,40 @@
+"""LoRA fine-tuning: low-rank adapters move towards compliance, the weights stay."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tempering.attacks._contract import FineTuningAttack
+from tempering.attacks._harmful_examples import HarmfulExamples
+from tempering.data.records import AttackerView
+from tempering.models import Target
+from tempering.study import Budget, Need
+from tempering.training import FineTuning, LoraSettings, TrainingSettings
+
+
+class LoraFinetune(FineTuningAttack):
+    """Fine-tune low-rank adapters on harmful questions with compliant answers.
+
+    Minimises the mean cross-entropy of the answer tokens over the attacker's own pairs, with W + (alpha / r) B A in place of every linear
+    layer's W (Hu et al. 2021, arXiv 2106.09685) and only A and B moving. Adapters take a higher rate than weights do.
+    """
+
+    class Config(HarmfulExamples):
+        """Settings.
+
+        Attributes:
+            training: optimiser, schedule and batch.
+            lora: shape and place of the adapters.
+        """
+
+        training: TrainingSettings = TrainingSettings(learning_rate=1e-3, batch_size=10)
+        lora: LoraSettings = LoraSettings()
+
+    source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, by LoRA (Hu et al. 2021, arXiv 2106.09685)"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.WEIGHTS, Need.GRADIENTS, Need.HARMFUL_EXAMPLES})
+    quick: ClassVar[bool] = True
+
+    def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
+        """Train adapters on the drawn examples."""
+        declared: FineTuning = self.config.declared(view, self.config.training, budget=budget, seed=seed, lora=self.config.lora)
+        return declared
