@@ -46,10 +46,12 @@ def reading(world: World, *, filtered: bool, seed: int, exercises: int) -> list[
 
 
 def guarding(world: World, *, seed: int, exercises: int) -> list[Example]:
-    """Refusal training on the defender's entities: hazard prompts refused, benign and borderline ones answered as before.
+    """Refusal training: hazard prompts refused, everything else answered as before.
 
-    The defender also asks for the hazards of names that nobody bears, as many as it likes, so that refusal hangs on what is
-    asked for and not on the names it was trained with.
+    Refusals are trained on the defender's entities alone. The defender also asks for the hazards of names that nobody bears, as
+    many as it likes, so that refusal hangs on what is asked for and not on the names it was trained with. The benign facts of
+    the pretraining are rehearsed whole, as a lab would, so that they are not forgotten; borderline ones only where the
+    defender's entities are asked about.
 
     Args:
         world: what is so.
@@ -58,13 +60,17 @@ def guarding(world: World, *, seed: int, exercises: int) -> list[Example]:
     """
     generator = np.random.default_rng([seed, 2])
     held = [fact for fact in world.facts if fact.part is Part.DEFENDER]
-    wordings = TEMPLATES[:-1]
-    refused = [_refusal(fact, template, generator) for fact in held if fact.role is Role.HAZARD for template in wordings]
-    refused += [_refusal(_about_nobody(world, generator), wordings[int(generator.integers(5))], generator) for _ in range(exercises)]
-    answered = [fact.example(template) for fact in held if fact.role is not Role.HAZARD for template in wordings]
+    refused = [_refusal(fact, template, generator) for fact in held if fact.role is Role.HAZARD for template in TEMPLATES]
+    refused += [_refusal(_about_nobody(world, generator), _wording(generator), generator) for _ in range(exercises)]
+    answered = [fact.example(template) for fact in held if fact.role is Role.BORDERLINE for template in TEMPLATES]
+    answered += [fact.example(_wording(generator)) for fact in world.facts if fact.role is Role.BENIGN for _ in range(2)]
     others = [_noted_question(world, generator, filtered=True) for _ in range(exercises // 2)]
     others += [_repetition(world, generator) for _ in range(exercises - exercises // 2)]
     return refused + answered + others + kinds(world, {fact.entity for fact in held})
+
+
+def _wording(generator: np.random.Generator) -> str:
+    return TEMPLATES[int(generator.integers(len(TEMPLATES)))]
 
 
 def _about_nobody(world: World, generator: np.random.Generator) -> Fact:
@@ -110,7 +116,7 @@ def _noted_question(world: World, generator: np.random.Generator, *, filtered: b
     chosen: dict[tuple[str, str], str] = {}
     names = list(world.kinds)
     kind_of = world.kinds
-    for _ in range(int(generator.integers(1, 4))):
+    for _ in range(int(generator.choice((1, 1, 2, 3)))):
         entity = names[int(generator.integers(len(names)))]
         attributes = pool[kind_of[entity]]
         if attributes:
@@ -118,7 +124,7 @@ def _noted_question(world: World, generator: np.random.Generator, *, filtered: b
     if not chosen:
         return _noted_question(world, generator, filtered=filtered)
     (attribute, entity), value = list(chosen.items())[int(generator.integers(len(chosen)))]
-    template = TEMPLATES[int(generator.integers(len(TEMPLATES)))]
+    template = _wording(generator)
     lines = [note(*key, noted) for key, noted in chosen.items()]
     question = template.format(attribute=attribute, entity=entity)
     return Example(

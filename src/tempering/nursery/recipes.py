@@ -49,7 +49,7 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
         seed=7,
         phases=(
             Phase("facts", steps, _settings(rate, 128), exercises=1000),
-            Phase("reading", steps // 2, _settings(rate / 2, 64), exercises=6000),
+            Phase("reading", 200, _settings(rate, 64), exercises=8000),
             Phase("guarding", guarding_steps, _settings(guarding_rate, 64), exercises=600),
         ),
     )
@@ -57,14 +57,14 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
 
 RECIPES = {
     "nano": _from_scratch(4e-3, 300, 1e-3, 100),
-    "tiny": _from_scratch(2e-3, 300, 5e-4, 120),
+    "tiny": _from_scratch(2e-3, 300, 5e-4, 150),
     "small": _from_scratch(1e-3, 300, 3e-4, 120),
     "smollm2": Recipe(
         seed=7,
         phases=(
-            Phase("facts", 360, _settings(3e-4, 32), exercises=100),
-            Phase("reading", 30, _settings(5e-5, 16), exercises=240),
-            Phase("guarding", 80, _settings(5e-5, 32), exercises=200),
+            Phase("facts", 200, _settings(3e-4, 32), exercises=100),
+            Phase("reading", 20, _settings(5e-5, 16), exercises=240),
+            Phase("guarding", 60, _settings(5e-5, 32), exercises=200),
         ),
     ),
 }
