@@ -90,5 +90,12 @@ def test_one_moves_the_weights_and_the_other_adapters(target: Target, view: Atta
     assert declared.lora.rank == 4
 
 
+def test_a_study_that_sets_the_rate_keeps_the_batch() -> None:
+    for name in NAMES:
+        default = registry.create("attacks", name).config.training
+        changed = registry.create("attacks", name, {"training": {"learning_rate": 1e-3}}).config.training
+        assert changed == default.model_copy(update={"learning_rate": 1e-3})
+
+
 def test_both_are_run_unasked() -> None:
     assert all(registry.get("attacks", name).quick for name in NAMES)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from tempering.attacks._contract import FineTuningAttack
 from tempering.attacks._harmful_examples import HarmfulExamples
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget, Choices, Need, Range
 from tempering.training import FineTuning, TrainingSettings
+
+
+class _Training(TrainingSettings):
+    """The loop's settings with this attack's defaults, so that a study which sets one of them keeps the others."""
+
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-3, log=True)] = 5e-5
+    batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 10
 
 
 class FullFinetune(FineTuningAttack):
     """Fine-tune all weights on harmful questions with compliant answers.
 
     Minimises the mean cross-entropy of the answer tokens, -1/|a| sum_t log p(a_t | q, a_<t), over 10 to 100 pairs of the attacker's own,
-    shuffled anew each epoch. Batch 10, AdamW and a constant rate are the paper's; its rate, 5e-5, is for a model of 7 billion
-    weights, and the models that are audited on a small machine need more: the default is 3e-4.
+    shuffled anew each epoch. Batch 10, AdamW and the rate of 5e-5 are the paper's; where it makes 5 epochs, this goes on to the end
+    of the budget.
     """
 
     class Config(HarmfulExamples):
@@ -27,9 +36,9 @@ class FullFinetune(FineTuningAttack):
             training: optimiser, schedule and batch.
         """
 
-        training: TrainingSettings = TrainingSettings(learning_rate=3e-4, batch_size=10)
+        training: _Training = _Training()
 
-    source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, section 4.1"
+    source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, explicitly harmful examples"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.WEIGHTS, Need.GRADIENTS, Need.HARMFUL_EXAMPLES})
     quick: ClassVar[bool] = True
 

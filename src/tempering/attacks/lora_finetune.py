@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from tempering.attacks._contract import FineTuningAttack
 from tempering.attacks._harmful_examples import HarmfulExamples
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget, Choices, Need, Range
 from tempering.training import FineTuning, LoraSettings, TrainingSettings
+
+
+class _Training(TrainingSettings):
+    """The loop's settings with this attack's defaults, so that a study which sets one of them keeps the others."""
+
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-3, log=True)] = 2e-4
+    batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 10
 
 
 class LoraFinetune(FineTuningAttack):
@@ -27,7 +36,7 @@ class LoraFinetune(FineTuningAttack):
             lora: shape and place of the adapters.
         """
 
-        training: TrainingSettings = TrainingSettings(learning_rate=1e-3, batch_size=10)
+        training: _Training = _Training()
         lora: LoraSettings = LoraSettings()
 
     source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, by LoRA (Hu et al. 2021, arXiv 2106.09685)"
