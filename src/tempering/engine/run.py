@@ -63,7 +63,8 @@ def drive(plan: Plan, store: RunStore, *, workers: int | None = None, on_event: 
             for unit, result in results:
                 store.commit(unit, result, environment)
                 failed = result.status == "failed"
-                progress.finished("unit_failed" if failed else "unit_finished", unit, message=result.error)
+                message = f"no direction: {result.error}" if result.status == "no_direction" else result.error
+                progress.finished("unit_failed" if failed else "unit_finished", unit, message=message)
         tables = store.tables(plan)
         progress.tell("finished")
         return tables
