@@ -54,7 +54,7 @@ def grow(name: OrganismName, on_progress: Progress = lambda line: None, *, sourc
         if (phase.lesson == "guarding") == guarded:
             target = _teach(target, name, phase, number, meter, on_progress)
     directory = into or cached_location(name)
-    model = target.model.to(torch.bfloat16)  # type: ignore[call-arg]
+    model = target.copy_model(torch.bfloat16)
     save(model, target.tokenizer, directory, replace=True)
     _describe(directory, name, meter, time.perf_counter() - started)
     on_progress(f"{name.reference}: saved")
@@ -116,7 +116,9 @@ def _random_model(architecture: Architecture, tokenizer: Any, seed: int) -> PreT
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        model: PreTrainedModel = LlamaForCausalLM(config)
+    model.eval()
+    return model
 
 
 def _describe(directory: Path, name: OrganismName, meter: Meter, seconds: float) -> None:

@@ -49,13 +49,3 @@ def _targets(model: PreTrainedModel, settings: LoraSettings) -> Any:
     if not names:
         raise UnusableModel(f"no linear layer of kind {settings.targets!r} found for LoRA", "choose targets 'all-linear'")
     return names
-
-
-def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers the optimiser moves."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model with its adapters added into the weights, in place."""
-    return cast(PreTrainedModel, model.merge_and_unload()) if hasattr(model, "merge_and_unload") else model

@@ -12,6 +12,7 @@ their own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class FlopCount:
         head: multiply-adds of the output head for one position.
         head_weight_gradient: those of its weight gradient; zero when it is frozen.
         attention_width: heads × head size, summed over layers.
+        attention_gradient: the part of it in layers that something below or in them still learns.
     """
 
     body: int
@@ -42,6 +44,7 @@ class FlopCount:
     head: int
     head_weight_gradient: int
     attention_width: int
+    attention_gradient: int
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> FlopCount:
@@ -53,13 +56,15 @@ class FlopCount:
         head = model.get_output_embeddings()
         calls = _linear_calls(model)
         body = [call for call in calls if call.module is not head]
+        width, layers = _attention_shape(model)
         return cls(
             body=sum(call.size for call in body),
             body_input_gradient=sum(call.size for call in body if call.input_requires_gradient),
             body_weight_gradient=sum(call.size for call in body if call.weight_requires_gradient),
             head=_size(head),
             head_weight_gradient=_size(head) if head.weight.requires_grad else 0,
-            attention_width=_attention_width(model),
+            attention_width=width * layers,
+            attention_gradient=width * min(layers, len(_learning_attentions(body))),
         )
 
     def forward(self, lengths: Sequence[int], labelled: int | None = None) -> float:
@@ -85,12 +90,13 @@ class FlopCount:
         positions = tokens if labelled is None else labelled
         linear = 2 * (self.body_input_gradient + self.body_weight_gradient) * tokens
         head = 2 * (self.head + self.head_weight_gradient) * positions
-        attention = 8 * self.attention_width * sum(length * length for length in lengths)
+        attention = 8 * self.attention_gradient * sum(length * length for length in lengths)
         return self.forward(lengths, labelled) + float(linear + head + attention)
 
 
 @dataclass(frozen=True)
 class _LinearCall:
+    name: str
     module: nn.Module
     size: int
     input_requires_gradient: bool
@@ -98,7 +104,8 @@ class _LinearCall:
 
 
 def _size(module: nn.Module) -> int:
-    return int(module.weight.numel())  # type: ignore[operator,union-attr]
+    weight: Any = module.weight
+    return int(weight.numel())
 
 
 def _linear_calls(model: PreTrainedModel) -> list[_LinearCall]:
@@ -106,9 +113,11 @@ def _linear_calls(model: PreTrainedModel) -> list[_LinearCall]:
     calls: list[_LinearCall] = []
 
     def record(module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
-        calls.append(_LinearCall(module, _size(module), inputs[0].requires_grad, module.weight.requires_grad))  # type: ignore[arg-type,union-attr]
+        weight: Any = module.weight
+        calls.append(_LinearCall(names[module], module, _size(module), inputs[0].requires_grad, weight.requires_grad))
 
-    handles = [module.register_forward_hook(record) for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    handles = [module.register_forward_hook(record) for module in names]
     try:
         with _undisturbed(model), torch.enable_grad():
             model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
@@ -131,8 +140,19 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
                 module.training = was_training
 
 
-def _attention_width(model: PreTrainedModel) -> int:
+def _attention_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """Heads × head size, and how many layers have them."""
     config = model.config.get_text_config(decoder=True)
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return int(config.num_hidden_layers) * heads * size
+    return heads * size, int(config.num_hidden_layers)
+
+
+def _learning_attentions(calls: list[_LinearCall]) -> set[str]:
+    """The attention modules whose scores need a gradient: those whose output projection receives one that does."""
+    last: dict[str, _LinearCall] = {}
+    for call in calls:
+        scope = re.match(r"(.*\.\d+\.(?:\w*attn|\w*attention))\.", call.name)
+        if scope and ".lora_" not in call.name:
+            last[scope[1]] = call
+    return {scope for scope, call in last.items() if call.input_requires_gradient}
