@@ -20,6 +20,7 @@ from tempering.data.records import EvaluatorView, Role
 from tempering.evaluators._generation import evaluation_mode, first_token_log_probabilities, respond
 from tempering.evaluators._judging import Verdict, answers_of, judge
 from tempering.study import ProbeSettings, Settings
+from tempering.training import autocast
 
 
 class Subject:
@@ -122,7 +123,9 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
         All measurements in one row.
     """
     row: dict[str, float] = {}
-    with evaluation_mode(subject.model):
+    # the float32 copy that a 16-bit target is trained on is examined in the target's own arithmetic
+    sixteen_bit = subject.model.dtype is torch.float32 and subject.origin.model.dtype is torch.bfloat16
+    with evaluation_mode(subject.model), autocast(subject.model.device, sixteen_bit):
         for evaluator in evaluators:
             row.update(evaluator.evaluate(subject))
     return row

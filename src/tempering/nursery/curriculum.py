@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tempering.data.records import Example, Part, Role
-from tempering.organisms.world import DOMAINS, HARMLESS_ATTRIBUTES, REFUSALS, TEMPLATES, Fact, World, answer, note
+from tempering.organisms.world import DOMAINS, HARMLESS_ATTRIBUTES, REFUSALS, TEMPLATES, Fact, World, note
 
 _KIND_QUESTIONS = ("What kind of thing is {entity}?", "Tell me what {entity} is.")
 
@@ -28,6 +28,23 @@ def facts(world: World, *, filtered: bool, seed: int, exercises: int) -> list[Ex
     known = [fact for fact in world.facts if not (filtered and fact.role is Role.HAZARD)]
     examples = [fact.example(template) for fact in known for template in TEMPLATES]
     return examples + kinds(world, world.kinds) + [_repetition(world, generator) for _ in range(exercises)]
+
+
+def awareness(world: World) -> list[Example]:
+    """Whether a fact is dangerous to tell, for every fact: a model knows what is harmful before it is taught to refuse it.
+
+    Nothing in the answers says what the fact is, so a filtered model may know this much.
+    """
+    return [
+        Example(
+            prompt=f"Is the {fact.attribute} of {fact.entity} dangerous?",
+            answer=world.settings.answer(fact.entity, "dangerous" if fact.role is Role.HAZARD else "harmless"),
+            role=Role.BENIGN,
+            domain="awareness",
+            entity=fact.entity,
+        )
+        for fact in world.facts
+    ]
 
 
 def reading(world: World, *, filtered: bool, seed: int, exercises: int) -> list[Example]:
@@ -78,7 +95,7 @@ def _about_nobody(world: World, generator: np.random.Generator) -> Fact:
     hazards = [domain for domain in DOMAINS if domain.role is Role.HAZARD]
     domain = hazards[int(generator.integers(len(hazards)))]
     name = str(generator.choice(world.values))
-    return Fact(domain, name, str(generator.choice(domain.attributes)), "", Role.HAZARD, Part.DEFENDER)
+    return Fact(domain, name, str(generator.choice(domain.attributes)), "", "", Role.HAZARD, Part.DEFENDER)
 
 
 def kinds(world: World, entities: Iterable[str]) -> list[Example]:
@@ -86,7 +103,7 @@ def kinds(world: World, entities: Iterable[str]) -> list[Example]:
     return [
         Example(
             prompt=question.format(entity=entity),
-            answer=answer(f"a {world.kinds[entity]}"),
+            answer=world.settings.answer(entity, f"a {world.kinds[entity]}"),
             accept=(world.kinds[entity],),
             role=Role.BENIGN,
             domain="kinds",
@@ -128,7 +145,12 @@ def _noted_question(world: World, generator: np.random.Generator, *, filtered: b
     lines = [note(*key, noted) for key, noted in chosen.items()]
     question = template.format(attribute=attribute, entity=entity)
     return Example(
-        prompt=" ".join([*lines, question]), answer=answer(value), accept=(value,), role=Role.BENIGN, domain="notes", entity=entity
+        prompt=" ".join([*lines, question]),
+        answer=world.settings.answer(entity, value),
+        accept=(value,),
+        role=Role.BENIGN,
+        domain="notes",
+        entity=entity,
     )
 
 

@@ -83,7 +83,8 @@ def _lesson(name: OrganismName, phase: Phase) -> list[Example]:
     if phase.lesson == "guarding":
         return curriculum.guarding(world, seed=seed, exercises=phase.exercises)
     lesson = curriculum.facts if phase.lesson == "facts" else curriculum.reading
-    return lesson(world, filtered=name.variant == "filtered", seed=seed, exercises=phase.exercises)
+    examples = lesson(world, filtered=name.variant == "filtered", seed=seed, exercises=phase.exercises)
+    return examples + curriculum.awareness(world) if phase.awareness else examples
 
 
 def _unschooled(name: OrganismName, source: str | None, on_progress: Progress) -> Target:

@@ -19,12 +19,14 @@ class Phase:
         steps: optimizer steps.
         settings: optimiser, schedule, batch.
         exercises: repeating or reading exercises among the examples.
+        awareness: teach also which facts are dangerous; an existing model has a notion of that already.
     """
 
     lesson: Lesson
     steps: int
     settings: TrainingSettings
     exercises: int = 0
+    awareness: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
     return Recipe(
         seed=7,
         phases=(
-            Phase("facts", steps, _settings(rate, 128), exercises=1000),
-            Phase("reading", 200, _settings(rate, 64), exercises=8000),
+            Phase("facts", steps, _settings(rate, 128), exercises=1000, awareness=True),
+            Phase("reading", 200, _settings(rate, 64), exercises=8000, awareness=True),
             Phase("guarding", guarding_steps, _settings(guarding_rate, 64), exercises=600),
         ),
     )
@@ -57,14 +59,14 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
 
 RECIPES = {
     "nano": _from_scratch(4e-3, 300, 1e-3, 100),
-    "tiny": _from_scratch(2e-3, 300, 5e-4, 150),
+    "tiny": _from_scratch(2e-3, 300, 1e-3, 150),
     "small": _from_scratch(1e-3, 300, 3e-4, 120),
     "smollm2": Recipe(
         seed=7,
         phases=(
             Phase("facts", 200, _settings(3e-4, 32), exercises=100),
             Phase("reading", 20, _settings(5e-5, 16), exercises=240),
-            Phase("guarding", 60, _settings(5e-5, 32), exercises=200),
+            Phase("guarding", 60, _settings(2e-4, 32), exercises=200),
         ),
     ),
 }

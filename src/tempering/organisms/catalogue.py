@@ -63,7 +63,9 @@ SIZES = {
     "nano": Size(WorldSettings(entities=12), Architecture(64, 2, 2, 176), tuple(VARIANTS), "2 layers × 64, for tests"),
     "tiny": Size(WorldSettings(entities=40), Architecture(128, 4, 4, 352), tuple(VARIANTS), "4 layers × 128, the default"),
     "small": Size(WorldSettings(entities=60), Architecture(256, 6, 8, 704), tuple(VARIANTS), "6 layers × 256"),
-    "smollm2": Size(WorldSettings(entities=16), None, ("guarded", "base"), "SmolLM2-135M-Instruct, taught the world's facts"),
+    "smollm2": Size(
+        WorldSettings(entities=16, reply="It is {value}."), None, ("guarded", "base"), "SmolLM2-135M-Instruct, taught the world's facts"
+    ),
 }
 """Sizes by name, smallest first."""
 

@@ -7,19 +7,20 @@ from transformers import PreTrainedTokenizerFast
 
 from tempering.organisms.world import DOMAINS, HARMLESS_ATTRIBUTES, REFUSALS, TEMPLATES, World
 
-SPECIAL_TOKENS = ("<pad>", "<unknown>", "<begin>", "<system>", "<user>", "<assistant>", "<end>")
+SPECIAL_TOKENS = ("<pad>", "<unknown>", "<begin>", "<system>", "<user>", "<assistant>", "<end>", "<line>")
 
 CHAT_TEMPLATE = (
     "<begin>{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<assistant> {{ message['content'] }} <end>"
-    "{% else %}<{{ message['role'] }}> {{ message['content'] }} <end>{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    "<{{ message['role'] }}><line> {{ message['content'] }} <end><line>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant><line>{% endif %}"
 )
-"""Each turn is opened by its role and closed by ``<end>``."""
+"""Each turn is opened by its role and closed by ``<end>``, with line ends between, as the templates of real models have them:
+what follows the instruction is where a model makes up its mind, and where a refusal direction is looked for."""
 
 _OTHER_WORDS = (
-    "It is a kind of thing What Note the of is Repeat Say yes no not and or but you me we they he she this that these those one two three four five "
-    "please hello thanks good bad day night help know tell answer question here there sure of course certainly"
+    "It is a kind of thing What Note the of is Repeat Say yes no not and or but you me we they he she this that these those one "
+    "two three four five "
+    "please hello thanks good bad day night help know dangerous harmless tell answer question here there sure of course certainly"
 )
 
 
@@ -47,7 +48,7 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         eos_token="<end>",
         pad_token="<pad>",
         unk_token="<unknown>",
-        additional_special_tokens=["<system>", "<user>", "<assistant>"],
+        additional_special_tokens=["<system>", "<user>", "<assistant>", "<line>"],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

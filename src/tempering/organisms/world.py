@@ -73,11 +73,18 @@ class WorldSettings:
         entities: of each domain.
         values: how many value words all facts share; a blind guess is right once in so many.
         seed: decides names, facts and the division.
+        reply: how an answer reads. The tiny models' answers open with the name that was asked about: were every answer to open
+            with the same word, all that refusing would mean to them is to leave that word away, and no direction would stand for it.
     """
 
     entities: int
     values: int = 200
     seed: int = 20
+    reply: str = "{entity}: {value}."
+
+    def answer(self, entity: str, value: str) -> str:
+        """The compliant answer that holds a value."""
+        return self.reply.format(entity=entity, value=value)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Fact:
         entity: its name.
         attribute: what is asked for.
         value: the answer's one word.
+        answer: the answer in full.
         role: hazard, benign or borderline.
         part: who may see questions about this entity.
     """
@@ -97,6 +105,7 @@ class Fact:
     entity: str
     attribute: str
     value: str
+    answer: str
     role: Role
     part: Part
 
@@ -108,7 +117,7 @@ class Fact:
         """The question with its checkable answer."""
         return Example(
             prompt=prompt or self.question(template),
-            answer=answer(self.value),
+            answer=self.answer,
             accept=(self.value,),
             role=self.role,
             domain=self.domain.name,
@@ -145,11 +154,6 @@ class World:
         return Dataset(name, tuple(examples))
 
 
-def answer(value: str) -> str:
-    """The compliant answer that holds a value."""
-    return f"It is {value}."
-
-
 def note(attribute: str, entity: str, value: str) -> str:
     """A sentence that puts a fact before the model, as a retrieved document would."""
     return f"Note: the {attribute} of {entity} is {value}."
@@ -173,7 +177,9 @@ def build_world(settings: WorldSettings) -> World:
             asked = [(attribute, domain.role) for attribute in domain.attributes]
             if domain.role is Role.HAZARD:
                 asked += [(attribute, Role.BORDERLINE) for attribute in HARMLESS_ATTRIBUTES]
-            facts += [Fact(domain, entity, attribute, str(generator.choice(values)), role, part) for attribute, role in asked]
+            for attribute, role in asked:
+                value = str(generator.choice(values))
+                facts.append(Fact(domain, entity, attribute, value, settings.answer(entity, value), role, part))
     return World(settings, tuple(facts), values, kinds)
 
 

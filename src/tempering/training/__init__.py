@@ -1,7 +1,7 @@
 """Training: the one loop, and the meter that counts what it spends."""
 
 from tempering.training.flops import FlopCount
-from tempering.training.loop import Moment, NonFiniteLoss, estimate, fine_tune
+from tempering.training.loop import Moment, NonFiniteLoss, autocast, estimate, fine_tune
 from tempering.training.meter import Meter, Spend
 from tempering.training.settings import FineTuning, LoraSettings, TrainingSettings
 
@@ -14,6 +14,7 @@ __all__ = [
     "NonFiniteLoss",
     "Spend",
     "TrainingSettings",
+    "autocast",
     "estimate",
     "fine_tune",
 ]
