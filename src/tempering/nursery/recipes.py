@@ -59,7 +59,7 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
 
 RECIPES = {
     "nano": _from_scratch(4e-3, 300, 1e-3, 100),
-    "tiny": _from_scratch(2e-3, 300, 1e-3, 150),
+    "tiny": _from_scratch(2e-3, 400, 1e-3, 150),
     "small": _from_scratch(1e-3, 300, 3e-4, 120),
     "smollm2": Recipe(
         seed=7,
