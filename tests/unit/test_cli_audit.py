@@ -159,13 +159,13 @@ def test_streams_of_a_piped_audit(folder: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     """A real SIGINT after the first finished unit; resuming gives the rows of an audit that nobody interrupted."""
-    command = [*COMMAND, *map(str, toy_arguments(folder, seeds=12)), "--out", "stopped", "--workers", "1"]
+    command = [*COMMAND, *map(str, toy_arguments(folder, seeds=30)), "--out", "stopped", "--workers", "1"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if line.startswith("[ 1/13]"):
+        if line.startswith("[ 1/31]"):
             break
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
@@ -173,7 +173,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     assert rest.splitlines()[-1] == "interrupted; resume with: temper resume stopped"
     assert "Traceback" not in rest
     done = len([path for path in (folder / "stopped" / "units").iterdir() if not path.name.startswith(".")])
-    assert 1 <= done < 13
+    assert 1 <= done < 31
     resumed = temper("resume", folder / "stopped", "--workers", "0", "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert resumed.stderr.count("reused") >= done

@@ -61,6 +61,11 @@ def test_words_of_a_beginning_are_the_first_words_of_the_whole(text: str, data: 
     assert whole.pauses[: max(0, len(beginning.words) - 1)] == beginning.pauses[:-1]
 
 
+def test_a_mark_that_joins_the_next_letter_is_unfinished() -> None:
+    assert read(finished("\u00af")).words == ()
+    assert len(read("\u00af0").words) == 1
+
+
 def test_words_are_read_in_normal_form() -> None:
     text = read("I can\u2019t\u2014it\u2019s Anna's, 3.5\u00a0kg. WON'T!")
     assert text.words == ("i", "cannot", "it", "is", "anna", "3.5", "kg", "will", "not")

@@ -132,8 +132,11 @@ def read(text: str) -> Text:
 
 
 def finished(text: str) -> str:
-    """The text without a last word that could still grow."""
-    return _UNFINISHED.sub("", text.translate(_APOSTROPHES).translate(_INVISIBLE))
+    """The text, levelled, without a last word that could still grow.
+
+    Levelled first, since some marks become part of a word only then: a spacing macron is a space and a combining one.
+    """
+    return _UNFINISHED.sub("", _level(text))
 
 
 def phrase(text: str) -> tuple[str, ...]:
