@@ -1,6 +1,7 @@
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from support.report_specimen import specimen
+from tempering.report import figures
 from tempering.report.axes import Spread
 from tempering.report.figures import draw_all
 from tempering.report.style import ATTACK_COLOURS, SETTINGS, inline_svg, looks
@@ -164,3 +166,13 @@ def test_text_in_a_drawing_is_escaped():
         svg = inline_svg(figure, "x", 'a "quoted" <alt>')
     assert "<script" not in svg
     assert ElementTree.fromstring(svg).attrib["aria-label"] == 'a "quoted" <alt>'
+
+
+def test_a_price_interval_that_begins_at_nothing_reaches_the_left_edge():
+    price = SimpleNamespace(median=3e-9, low=0.0, high=1e-8, censored=False, middle="$3e-9")
+    axes = Figure().subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(1e-10, 1e-6)
+    figures._draw_price(axes, SimpleNamespace(attack="a", prices={"usd": price}), 0.0, looks(["a"])["a"], right=1e-6)
+    bars = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    assert pytest.approx([1e-10, 1e-8]) in bars

@@ -322,11 +322,12 @@ def _draw_price(axes: Axes, row: PriceRow, position: float, look: Look, right: f
         return
     if not math.isfinite(price.median) or price.median <= 0:
         return
-    if math.isfinite(price.low) and price.low > 0:
+    if math.isfinite(price.low):
+        start = max(price.low, axes.get_xlim()[0])  # an interval that begins at nothing begins at the edge of a log axis
         if math.isinf(price.high):
-            _arrow(axes, price.low, right, position, look)
+            _arrow(axes, start, right, position, look)
         elif math.isfinite(price.high):
-            axes.plot([price.low, price.high], [position, position], linewidth=4.5, alpha=0.45, solid_capstyle="round", **style)
+            axes.plot([start, price.high], [position, position], linewidth=4.5, alpha=0.45, solid_capstyle="round", **style)
     axes.plot(price.median, position, marker=look.marker, markersize=7.5, markeredgecolor=SURFACE, markeredgewidth=1, **style)
 
 
