@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -160,7 +161,9 @@ def test_streams_of_a_piped_audit(folder: Path) -> None:
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     """A real SIGINT after the first finished unit; resuming gives the rows of an audit that nobody interrupted."""
     command = [*COMMAND, *map(str, toy_arguments(folder, seeds=30)), "--out", "stopped", "--workers", "1"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a suite that runs in the background of a shell has SIGINT ignored, and its children would inherit that
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
