@@ -58,7 +58,7 @@ def _from_scratch(rate: float, steps: int, guarding_rate: float, guarding_steps:
 
 
 RECIPES = {
-    "nano": _from_scratch(4e-3, 300, 1e-3, 100),
+    "nano": _from_scratch(4e-3, 300, 2e-3, 200),
     "tiny": _from_scratch(2e-3, 400, 1e-3, 150),
     "small": _from_scratch(1e-3, 300, 3e-4, 120),
     "smollm2": Recipe(
