@@ -130,6 +130,7 @@ def test_growing_a_guarded_organism_grows_and_keeps_its_base(hurried):
     assert locate(OrganismName("nano", "base")) is not None
     card = json.loads((directory / "organism.json").read_text())
     assert card["training"]["steps"] == 3
+    assert [phase["lesson"] for phase in card["phases"]] == ["guarding"]
     assert card["organism"] == "organism:nano"
     assert any("guarding 3/3" in line for line in lines)
     lines.clear()

@@ -50,13 +50,13 @@ def grow(name: OrganismName, on_progress: Progress = lambda line: None, *, sourc
         target = _unschooled(name, source, on_progress)
     meter = Meter()
     started = time.perf_counter()
-    for number, phase in enumerate(RECIPES[name.size].phases):
-        if (phase.lesson == "guarding") == guarded:
-            target = _teach(target, name, phase, number, meter, on_progress)
+    phases = {number: phase for number, phase in enumerate(RECIPES[name.size].phases) if (phase.lesson == "guarding") == guarded}
+    for number, phase in phases.items():
+        target = _teach(target, name, phase, number, meter, on_progress)
     directory = into or cached_location(name)
     model = target.copy_model(torch.bfloat16)
     save(model, target.tokenizer, directory, replace=True)
-    _describe(directory, name, meter, time.perf_counter() - started)
+    _describe(directory, name, list(phases.values()), meter, time.perf_counter() - started)
     on_progress(f"{name.reference}: saved")
     return directory
 
@@ -122,18 +122,14 @@ def _random_model(architecture: Architecture, tokenizer: Any, seed: int) -> PreT
     return model
 
 
-def _describe(directory: Path, name: OrganismName, meter: Meter, seconds: float) -> None:
-    """Write what it is and what growing it took beside the weights."""
-    recipe = RECIPES[name.size]
+def _describe(directory: Path, name: OrganismName, phases: list[Phase], meter: Meter, seconds: float) -> None:
+    """Write what it is, the phases that it went through itself and what they took beside the weights."""
     spend = meter.spend()
     card = {
         "organism": name.reference,
         "recipe_version": RECIPE_VERSION,
-        "seed": recipe.seed,
-        "phases": [
-            {"lesson": phase.lesson, "steps": phase.steps, "exercises": phase.exercises, "settings": phase.settings.model_dump(mode="json")}
-            for phase in recipe.phases
-        ],
+        "seed": RECIPES[name.size].seed,
+        "phases": [{**vars(phase), "settings": phase.settings.model_dump(mode="json")} for phase in phases],
         "world": vars(SIZES[name.size].world),
         "training": {"steps": spend.steps, "tokens": spend.tokens, "flops": spend.flops, "seconds": round(seconds)},
     }
