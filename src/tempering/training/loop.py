@@ -65,7 +65,7 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
     settings = declaration.settings.model_copy(update={"autocast": declaration.settings.autocast or sixteen_bit})
-    _seed(declaration.seed)
+    torch.manual_seed(declaration.seed)
     if declaration.lora is None:
         model = target.copy_model(torch.float32 if sixteen_bit else None)
         model.requires_grad_(True)
@@ -232,7 +232,3 @@ def rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
     if settings.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
