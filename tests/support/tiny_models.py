@@ -13,6 +13,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from tempering.data.chat import ChatFormat
+from tempering.models import Target
+from tempering.models.digest import weight_digest
+
 SPECIAL = ("<pad>", "<unk>", "<s>", "<end>", "<system>", "<user>", "<assistant>")
 PUNCTUATION = (".", ",", "?", "!", ":", "'", "-")
 WORDS = tuple(
@@ -105,3 +109,9 @@ def tiny_model(
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval(), tokenizer
+
+
+def tiny_target(family: str = "llama", seed: int = 0, **overrides: Any) -> Target:
+    """A random two-layer decoder as a target, with a digest of its weights."""
+    model, tokenizer = tiny_model(family, seed, **overrides)
+    return Target("tiny", model, tokenizer, ChatFormat(tokenizer), weight_digest(model))

@@ -135,7 +135,8 @@ def test_a_fixed_test_set_stays_as_it_is() -> None:
     assert division.evaluator_view().hazard == tuple(fixed)
     assert len(division.evaluator_view().benign) == 6  # benign is free, so it is dealt to all
     assert len(division.attacker_view().hazard_train) + len(division.attacker_view().hazard_validation) == 11
-    assert len(division.defender_view().hazard) == 9
+    view = division.defender_view()
+    assert len(view.hazard) + len(view.validation.hazard) == 9
 
 
 def test_free_questions_follow_their_entity() -> None:
@@ -178,9 +179,11 @@ def test_views_hold_only_their_part(rows: list[Example], seed: int) -> None:
     assert sorted(map(repr, of_attacker)) == sorted(repr(row) for row in division.attacker if row.role is not Role.BORDERLINE)
     assert not {row.entity for row in attacker.hazard_train} & {row.entity for row in attacker.hazard_validation}
     assert not {row.entity for row in attacker.benign_train} & {row.entity for row in attacker.benign_validation}
-    for view, members in ((defender, division.defender), (evaluator, division.evaluator)):
-        for role, held in zip(Role, (view.hazard, view.benign, view.borderline), strict=True):
-            assert held == tuple(row for row in members if row.role is role)
+    for role in Role:
+        assert evaluator.of(role) == tuple(row for row in division.evaluator if row.role is role)
+        held = [*getattr(defender, role.value), *defender.validation.of(role)]
+        assert sorted(map(repr, held)) == sorted(repr(row) for row in division.defender if row.role is role)
+        assert not {row.entity for row in getattr(defender, role.value)} & {row.entity for row in defender.validation.of(role)}
     assert all(evaluator.of(role) == getattr(evaluator, role.value) for role in Role)
 
 

@@ -10,9 +10,19 @@ import torch
 from tempering.data.records import Part, Role
 from tempering.errors import UnknownName
 from tempering.models import load
-from tempering.nursery import curriculum, grow
+from tempering.nursery import grow
 from tempering.nursery import recipes as recipe_book
-from tempering.organisms import SIZES, OrganismName, locate, parse_reference, shipped_location, unguarded_of, world_dataset, world_of
+from tempering.organisms import (
+    SIZES,
+    OrganismName,
+    curriculum,
+    locate,
+    parse_reference,
+    shipped_location,
+    unguarded_of,
+    world_dataset,
+    world_of,
+)
 from tempering.organisms.tokenizer import build_tokenizer
 from tempering.organisms.world import DOMAINS, REFUSALS, TEMPLATES, WorldSettings, build_world
 

@@ -1,4 +1,4 @@
-"""Typed records, entity-disjoint parts, and the views that keep the roles apart.
+"""Datasets, their entity-disjoint parts, and the views that keep the roles apart.
 
 Data is divided once, by entity, into an attacker, a defender and an evaluator part. An attack receives an
 :class:`AttackerView`, a defence a :class:`DefenderView`, an evaluator an :class:`EvaluatorView`; none of them holds a
@@ -9,105 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel
 
+from tempering.data.examples import Document, Example, Part, Role
+from tempering.data.supplements import Supplements
 from tempering.errors import UnusableData
 from tempering.study import Need
 
-
-class Role(StrEnum):
-    """What a prompt is for."""
-
-    HAZARD = "hazard"
-    """Asks for what the safeguard withholds."""
-    BENIGN = "benign"
-    """Asks for something any model should answer."""
-    BORDERLINE = "borderline"
-    """Benign, but shares words with the hazard: over-refusal shows here."""
-
-
-class Part(StrEnum):
-    """Who may see an example."""
-
-    ATTACKER = "attacker"
-    DEFENDER = "defender"
-    EVALUATOR = "evaluator"
-
-
-class Example(BaseModel):
-    """One question, with its compliant answer where one is known.
-
-    Attributes:
-        prompt: the user's message.
-        answer: the compliant answer in full; ``None`` for prompts without one.
-        accept: the strings any of which, as whole words, make a response right; empty means judge by compliance.
-        role: hazard, benign or borderline.
-        domain: the topic, for reports by domain.
-        entity: what the example is about. Parts are disjoint in this; defaults to the prompt itself.
-        part: fixed part, or ``None`` to let :meth:`Dataset.divide` choose.
-        system: system prompt, where the example needs one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: str = Field(min_length=1)
-    answer: str | None = None
-    accept: tuple[str, ...] = ()
-    role: Role
-    domain: str = "default"
-    entity: str = ""
-    part: Part | None = None
-    system: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_entity(cls, values: object) -> object:
-        if isinstance(values, dict) and not values.get("entity"):
-            return {**values, "entity": values.get("prompt", "")}
-        return values
-
-    @field_validator("prompt")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("a prompt needs more than white space")
-        return value
-
-    @property
-    def identity(self) -> str:
-        """Sixteen hexadecimal digits that name this example by its content; not kept, since a changed copy would keep it too."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-
-class Document(BaseModel):
-    """A public text that tells what the safeguard withholds, as a search of the internet would bring it.
-
-    Attributes:
-        text: what it says.
-        entity: what it is about.
-        prompt: the same told as a question, where the source has it so (a forum, an attacker who rewrote it).
-        answer: the answer to that question.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    text: str = Field(min_length=1)
-    entity: str = ""
-    prompt: str = ""
-    answer: str = ""
-
-    @property
-    def identity(self) -> str:
-        """Sixteen hexadecimal digits that name this document by its content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+__all__ = [
+    "AttackerView",
+    "Dataset",
+    "DefenderView",
+    "Division",
+    "Document",
+    "EvaluatorView",
+    "Example",
+    "Part",
+    "Role",
+]
 
 
 @dataclass(frozen=True)
@@ -155,15 +81,6 @@ class AttackerView:
 
 
 @dataclass(frozen=True)
-class DefenderView:
-    """What a defender holds: its own entities only."""
-
-    hazard: tuple[Example, ...]
-    benign: tuple[Example, ...]
-    borderline: tuple[Example, ...]
-
-
-@dataclass(frozen=True)
 class EvaluatorView:
     """The held-out prompts. Never handed to an attack or a defence."""
 
@@ -181,6 +98,27 @@ class EvaluatorView:
 
 
 @dataclass(frozen=True)
+class DefenderView:
+    """What a defender holds: its own entities only, and of its own training what tells nothing of the hazard.
+
+    Attributes:
+        hazard: hazard examples to defend with; those without an answer can only be refused.
+        benign: what must still be answered.
+        borderline: likewise, though it shares words with the hazard.
+        validation: a fifth of each, kept back to watch the training by.
+        general: rehearsal of what the model was trained on, hazard left out, of all entities; see :class:`Supplements`.
+        imagined: hazard prompts, without answers, about things that do not exist.
+    """
+
+    hazard: tuple[Example, ...]
+    benign: tuple[Example, ...]
+    borderline: tuple[Example, ...]
+    validation: EvaluatorView = EvaluatorView((), (), ())
+    general: tuple[Example, ...] = ()
+    imagined: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
 class Division:
     """A dataset cut into its three parts.
 
@@ -192,6 +130,7 @@ class Division:
     defender: tuple[Example, ...]
     evaluator: tuple[Example, ...]
     documents: tuple[Document, ...] = ()
+    supplements: Callable[[], Supplements] = Supplements
 
     def __post_init__(self) -> None:
         """Refuse parts that share an entity or a prompt, or that leave nothing to measure."""
@@ -218,8 +157,12 @@ class Division:
         return AttackerView(hazard_train, hazard_validation, benign_train, benign_validation, self.documents)
 
     def defender_view(self) -> DefenderView:
-        """The defender's examples."""
-        return DefenderView(*(self._of(Part.DEFENDER, role) for role in Role))
+        """The defender's examples, a fifth of each role's entities kept back for validation, and the supplements."""
+        hazard, benign, borderline = (_hold_back(self._of(Part.DEFENDER, role)) for role in Role)
+        beside = self.supplements()
+        return DefenderView(
+            hazard[0], benign[0], borderline[0], EvaluatorView(hazard[1], benign[1], borderline[1]), beside.general, beside.imagined
+        )
 
     def evaluator_view(self) -> EvaluatorView:
         """The held-out examples."""
@@ -241,16 +184,18 @@ class Dataset:
         examples: every example, of every role.
         duplicates: how many examples an importer left out because their prompt came before.
         documents: what is public about the hazard, for attackers who look things up.
+        supplements: makes what there is beside the questions; only defences and the test of trainability ask for it.
     """
 
     name: str
     examples: tuple[Example, ...]
     duplicates: int = 0
     documents: tuple[Document, ...] = ()
+    supplements: Callable[[], Supplements] = Supplements
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and documents in order, as sixty-four hexadecimal digits."""
+        """SHA-256 of the examples and documents in order, supplements left out, as sixty-four hexadecimal digits."""
         records: tuple[BaseModel, ...] = (*self.examples, *self.documents)
         lines = "\n".join(json.dumps(record.model_dump(mode="json"), sort_keys=True) for record in records)
         return hashlib.sha256(lines.encode()).hexdigest()
@@ -290,7 +235,7 @@ class Dataset:
         for example in self.examples:
             parts[assigned[groups[example.entity]]].append(example)
         attacker, defender, evaluator = (tuple(parts[part]) for part in Part)
-        return Division(attacker, defender, evaluator, self.documents)
+        return Division(attacker, defender, evaluator, self.documents, self.supplements)
 
     def _assigned_parts(self, groups: dict[str, str]) -> dict[str, Part]:
         """The part of every group that the data gives one."""

@@ -16,9 +16,9 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import Example
 from tempering.models import Target, load
 from tempering.models.saving import save
-from tempering.nursery import curriculum
 from tempering.nursery.recipes import RECIPES, Phase
 from tempering.nursery.source import CHAT_TEMPLATE, smollm2
+from tempering.organisms import curriculum
 from tempering.organisms.catalogue import RECIPE_VERSION, SIZES, Architecture, OrganismName, cached_location, locate, world_of
 from tempering.organisms.tokenizer import build_tokenizer
 from tempering.training import FineTuning, Meter, fine_tune

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from tempering.data.records import Dataset
+from tempering.data.supplements import Supplements
 from tempering.errors import UnknownName
+from tempering.organisms.supplements import supplements
 from tempering.organisms.world import World, WorldSettings, build_world
 
 RECIPE_VERSION = 1
@@ -144,7 +146,15 @@ def world_dataset(size: str) -> Dataset:
     Raises:
         UnknownName: there is no such size.
     """
-    return world_of(parse_reference(size).size).dataset(f"world of {PREFIX}{size}")
+    world = world_of(parse_reference(size).size)
+    dataset = world.dataset(f"world of {PREFIX}{size}")
+    return replace(dataset, supplements=partial(_supplements_of, parse_reference(size).size))
+
+
+@lru_cache(maxsize=2)
+def _supplements_of(size: str) -> Supplements:
+    world = world_of(size)
+    return supplements(world, frozenset(example.prompt for example in world.dataset("").examples))
 
 
 def cache_directory() -> Path:

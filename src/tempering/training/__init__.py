@@ -1,19 +1,31 @@
-"""Training: the one loop, and the meter that counts what it spends."""
+"""Training: the attackers' loop, the defenders' loop, and the meter that counts what both spend."""
 
 from tempering.training.flops import FlopCount
+from tempering.training.hardening import Hardening, HardeningStep, Snapshot, Stage
 from tempering.training.loop import Moment, NonFiniteLoss, autocast, estimate, fine_tune
 from tempering.training.meter import Meter, Spend
+from tempering.training.objective import Answers, Objective, Workshop
+from tempering.training.pools import Pool, Rows
 from tempering.training.settings import FineTuning, LoraSettings, TrainingSettings
 
 __all__ = [
+    "Answers",
     "FineTuning",
     "FlopCount",
+    "Hardening",
+    "HardeningStep",
     "LoraSettings",
     "Meter",
     "Moment",
     "NonFiniteLoss",
+    "Objective",
+    "Pool",
+    "Rows",
+    "Snapshot",
     "Spend",
+    "Stage",
     "TrainingSettings",
+    "Workshop",
     "autocast",
     "estimate",
     "fine_tune",

@@ -93,7 +93,8 @@ def train(model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, set
     """
     encoded = [declaration.asking.encode(chat, example) for example in declaration.examples]
     count = FlopCount.of(model)
-    optimiser, schedule = _optimiser(model, settings, declaration.steps)
+    optimiser = build_optimiser(model, settings)
+    schedule = _schedule(optimiser, settings, declaration.steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed)
     for step, indices in enumerate(order, start=1):
@@ -202,25 +203,28 @@ def _charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded
     meter.step()
 
 
-def _optimiser(
-    model: PreTrainedModel, settings: TrainingSettings, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The optimiser over the trainable parameters, with decay on matrices only, and its schedule."""
+def build_optimiser(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser over the trainable parameters at its peak rate, with decay on matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
     others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    optimiser: torch.optim.Optimizer
     if settings.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    elif settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-    elif settings.optimiser == "schedule-free":
-        optimiser = AdamWScheduleFree(groups, lr=settings.learning_rate, betas=settings.betas, warmup_steps=settings.warmup_steps)
-        return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda _: 1.0)  # it warms up itself, and decays nothing
-    else:
-        optimiser = torch.optim.Adafactor(groups, lr=settings.learning_rate)
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(settings, step, steps))
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    if settings.optimiser == "schedule-free":
+        averaging: torch.optim.Optimizer = AdamWScheduleFree(
+            groups, lr=settings.learning_rate, betas=settings.betas, warmup_steps=settings.warmup_steps
+        )
+        return averaging
+    return torch.optim.Adafactor(groups, lr=settings.learning_rate)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.optimiser == "schedule-free":
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda _: 1.0)  # it warms up itself, and decays nothing
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(settings, step, steps))
 
 
 def _show_average(optimiser: torch.optim.Optimizer, *, shown: bool) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,23 @@ class Meter:
         finally:
             self._elapsed += time.perf_counter() - self._started
             self._started = None
+
+    def kept(self) -> dict[str, Any]:
+        """Everything counted so far, as JSON values for :meth:`restored`."""
+        return {**self.spend().as_row(), "examples": sorted(self._seen)}
+
+    @classmethod
+    def restored(cls, kept: dict[str, Any]) -> Meter:
+        """A meter that goes on counting where another one left off.
+
+        Args:
+            kept: from :meth:`kept`.
+        """
+        meter = cls()
+        meter._seen = set(kept["examples"])
+        meter._tokens, meter._steps, meter._flops = int(kept["tokens"]), int(kept["steps"]), float(kept["flops"])
+        meter._trials, meter._queries, meter._elapsed = int(kept["trials"]), int(kept["queries"]), float(kept["device_seconds"])
+        return meter
 
     def spend(self) -> Spend:
         """The spend up to now."""

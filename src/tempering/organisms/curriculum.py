@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tempering.data.records import Example, Part, Role
+from tempering.data.examples import Example, Part, Role
 from tempering.organisms.world import DOMAINS, HARMLESS_ATTRIBUTES, REFUSALS, TEMPLATES, Fact, World, note
 
 _KIND_QUESTIONS = ("What kind of thing is {entity}?", "Tell me what {entity} is.")
