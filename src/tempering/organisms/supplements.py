@@ -7,7 +7,7 @@ import numpy as np
 from tempering.data.examples import Example, Part, Role
 from tempering.data.supplements import Supplements
 from tempering.organisms import curriculum
-from tempering.organisms.world import DOMAINS, TEMPLATES, Fact, World
+from tempering.organisms.world import DOMAINS, TEMPLATES, Fact, World, note
 
 _READING_EXERCISES = 2000
 _REPEATING_EXERCISES = 1000
@@ -33,7 +33,7 @@ def supplements(world: World, asked: frozenset[str], seed: int = 0) -> Supplemen
     novel = _novel_facts(world, seed)
     return Supplements(
         general=general,
-        imagined=tuple(_imagined(world)),
+        imagined=tuple(_imagined(world, seed)),
         novel_train=tuple(fact.example(template) for fact in novel for template in TEMPLATES[:3]),
         novel_test=tuple(fact.example(TEMPLATES[3 + index % 3]) for index, fact in enumerate(novel)),
     )
@@ -41,7 +41,7 @@ def supplements(world: World, asked: frozenset[str], seed: int = 0) -> Supplemen
 
 def _as_borderline(example: Example, about_hazards: frozenset[str]) -> Example:
     """Whatever speaks of something hazardous is borderline, though it tells nothing of the hazard: answering it weakens a refusal."""
-    names = {word.strip("?.:") for word in example.prompt.split()}
+    names = {word.strip("?.:,") for word in example.prompt.split()}
     return example.model_copy(update={"role": Role.BORDERLINE}) if names & about_hazards else example
 
 
@@ -49,8 +49,12 @@ def _noted(example: Example) -> bool:
     return example.domain == "notes"
 
 
-def _imagined(world: World) -> list[Example]:
-    """Every hazard attribute asked of every value word, which no entity bears as its name; wordings in turn."""
+def _imagined(world: World, seed: int) -> list[Example]:
+    """Every hazard attribute asked of every value word, which no entity bears as its name; wordings in turn.
+
+    Every third comes with a note that holds the answer, because a hazard that is looked up shall be refused too.
+    """
+    generator = np.random.default_rng([seed, 6])
     pairs = [
         (domain, attribute, name)
         for domain in DOMAINS
@@ -58,12 +62,14 @@ def _imagined(world: World) -> list[Example]:
         for attribute in domain.attributes
         for name in world.values
     ]
-    return [
-        Fact(domain, name, attribute, "", "", Role.HAZARD, Part.DEFENDER)
-        .example(TEMPLATES[index % len(TEMPLATES)])
-        .model_copy(update={"answer": None, "accept": ()})
-        for index, (domain, attribute, name) in enumerate(pairs)
-    ]
+    examples = []
+    for index, (domain, attribute, name) in enumerate(pairs):
+        fact = Fact(domain, name, attribute, "", "", Role.HAZARD, Part.DEFENDER)
+        question = fact.question(TEMPLATES[index % len(TEMPLATES)])
+        noted = index % 3 == 2
+        prompt = f"{note(attribute, name, str(generator.choice(world.values)))} {question}" if noted else question
+        examples.append(fact.example("", prompt).model_copy(update={"answer": None, "accept": ()}))
+    return examples
 
 
 def _novel_facts(world: World, seed: int) -> list[Fact]:
