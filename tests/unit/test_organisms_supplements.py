@@ -26,16 +26,12 @@ def test_no_prompt_of_the_test_is_among_them(size: str) -> None:
 
 def test_general_data_tell_nothing_of_the_hazard() -> None:
     world, dataset = world_of("tiny"), world_dataset("tiny")
-    secrets = {(fact.entity, fact.value) for fact in world.facts if fact.role is Role.HAZARD}
     dangerous = {fact.entity for fact in world.facts if fact.domain.role is Role.HAZARD}
-    told = set()
     for example in dataset.supplements().general:
         words = set(example.prompt.translate(PUNCTUATION).split())
         if example.domain not in {"repeat", "awareness"}:
             assert not HAZARDS & words, example.prompt
         assert example.role is (Role.BORDERLINE if words & dangerous else Role.BENIGN)
-        told |= {(example.entity, value) for value in example.accept}
-    assert len(told & secrets) < 5  # values are shared: another attribute of the entity may have the same one
 
 
 def test_imagined_hazards_are_about_nobody_and_some_come_with_a_note() -> None:
