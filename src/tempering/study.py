@@ -165,12 +165,12 @@ class ThreatModel(Settings):
 class MethodChoice(Settings):
     """One method by its registry name, with the configuration fields that differ from its defaults.
 
-    A chain of attacks is written ``merge+refusal_ablation``, or as a list of choices; it stands for the attack ``chain``.
+    A chain is written ``merge+refusal_ablation``, or as a list of choices; it stands for the method ``chain`` of its kind.
 
     Attributes:
         name: the registry's name, or ``path.py:Class``.
         config: fields that differ from the defaults.
-        label: what tables and figures call it; its name where it has none. Two choices of one attack need labels to be told apart.
+        label: what tables and figures call it; its name where it has none. Two choices of one method need labels to be told apart.
     """
 
     name: str
@@ -192,7 +192,7 @@ class MethodChoice(Settings):
 
 
 def _chain(steps: list[Any]) -> dict[str, Any]:
-    """A chain of attacks as one choice, labelled by its links."""
+    """A chain of methods as one choice, labelled by its links."""
     names = [step if isinstance(step, str) else step.get("label") or step.get("name", "?") for step in steps]
     label = " + ".join(str(name) for name in names)
     return {"name": "chain", "config": {"steps": steps}, "label": label if len(label) <= 60 else label[:59] + "…"}
@@ -280,8 +280,34 @@ class SearchSettings(Settings):
         return {"trials": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class TrainabilitySettings(Settings):
+    """How an honest user fine-tunes a model on a benign domain that it does not know: all weights, by AdamW.
+
+    Attributes:
+        learning_rate: constant.
+        batch_size: examples a step.
+        steps: optimizer steps.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 200
+
+
+UNDEFENDED = "none"
+"""What tables call the control: the model as it came."""
+
+
 class Study(Settings):
-    """Model(s) × defence(s) × attack(s) × seeds."""
+    """Model(s) × defence(s) × attack(s) × seeds.
+
+    With defences, every attack is run on every defended model and on the model as it came; seed k attacks what seed k hardened.
+
+    Attributes:
+        utility_floor: share of the model's utility below which the training of a defence is ended.
+        trainability: how far an honest user can still teach the models something new; ``None`` does not ask. A study that names defences
+            asks unless it says otherwise.
+    """
 
     name: str = "audit"
     models: Annotated[tuple[ModelChoice, ...], Field(min_length=1)]
@@ -296,6 +322,26 @@ class Study(Settings):
     probes: ProbeSettings = ProbeSettings()
     accelerator: str = "H100-SXM"
     price_book: Path | None = None
+    utility_floor: Annotated[float, Field(gt=0, le=1)] | None = None
+    trainability: TrainabilitySettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ask_for_trainability(cls, value: object) -> object:
+        """The tax of a defence is a part of its comparison, so it takes a word to leave it out and none to have it."""
+        if isinstance(value, dict) and value.get("defenses") and "trainability" not in value:
+            return {**value, "trainability": {}}
+        return value
+
+    @field_validator("defenses")
+    @classmethod
+    def _told_apart(cls, value: tuple[MethodChoice, ...]) -> tuple[MethodChoice, ...]:
+        titles = [choice.title for choice in value]
+        if UNDEFENDED in titles:
+            raise ValueError(f"{UNDEFENDED!r} is the undefended control, which is always there")
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"two defences are called {twice!r}; give each a label of its own")
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -316,7 +362,9 @@ class Study(Settings):
     @property
     def digest(self) -> str:
         """What this study is called in file names: twelve hexadecimal digits."""
-        return canonical_hash(self.model_dump(mode="json"))[:12]
+        content = self.model_dump(mode="json")
+        later = {name for name in ("utility_floor", "trainability") if content[name] is None}  # digests of before there were these stand
+        return canonical_hash({name: value for name, value in content.items() if name not in later})[:12]
 
 
 def canonical_hash(value: Any) -> str:

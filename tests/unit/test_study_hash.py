@@ -95,6 +95,14 @@ CHANGES: list[dict[str, Any]] = [
     {"probes": {"evaluators": ["facts"]}},
     {"accelerator": "other"},
     {"price_book": "book.yaml"},
+    {"utility_floor": 0.9},
+    {"trainability": {}},
+    {"trainability": {"steps": 50}},
+    {"trainability": {"learning_rate": 1e-3}},
+    {"trainability": {"batch_size": 8}},
+    {"defenses": ["a_defence"], "trainability": None},
+    {"defenses": ["a_defence"], "utility_floor": 0.9},
+    {"defenses": ["a_defence+another"]},
 ]
 
 
@@ -103,6 +111,33 @@ def test_every_field_of_a_study_decides_its_digest() -> None:
     assert len(set(digests)) == len(digests)
     touched = {key for change in CHANGES for key in change}
     assert touched == set(Study.model_fields)
+
+
+def test_a_study_without_defences_is_called_as_it_was_before_there_were_any() -> None:
+    assert Study.model_validate(BASIS).digest == "4b785a4a78a5"
+
+
+def test_defences_are_compared_with_what_they_cost_the_honest_user_unless_told() -> None:
+    defended = Study.model_validate({**BASIS, "defenses": ["a_defence"]})
+    assert defended.trainability is not None
+    assert Study.model_validate(BASIS).trainability is None
+    silent = Study.model_validate({**BASIS, "defenses": ["a_defence"], "trainability": None})
+    assert silent.trainability is None
+    for study in (defended, silent):
+        assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    ("defenses", "problem"),
+    [
+        (["tar", {"name": "tar", "config": {"steps": 3}}], "two defences are called 'tar'; give each a label"),
+        (["none"], "'none' is the undefended control"),
+        ([{"name": "tar", "label": "none"}], "'none' is the undefended control"),
+    ],
+)
+def test_defences_that_a_table_could_not_tell_apart_are_refused(defenses: list[Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Study.model_validate({**BASIS, "defenses": defenses})
 
 
 def test_what_says_the_same_has_the_same_digest() -> None:

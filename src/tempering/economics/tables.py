@@ -6,8 +6,9 @@
 column                  type      meaning
 ======================  ========  ==============================================================================
 unit                    str       the unit's hash, unique
-kind                    str       "attack", or "reference" for the one probe of the unguarded model
-model, defense, attack  str       what was attacked, hardened how, by what ("" for a reference)
+kind                    str       "attack"; "reference" for the one probe of the unguarded model; "harden" for the
+                                  training of a defended model; "novel" for an honest user's fine-tuning
+model, defense, attack  str       what was attacked, hardened how ("none": not at all), by what ("" but for an attack)
 trial                   str       short hash of the attack's configuration (optional)
 seed                    int64
 status                  str       "completed", "no_direction" or "failed"
@@ -59,7 +60,7 @@ GROUP = ["model", "defense", "attack"]
 
 _SEARCH = ("search_trials", *(f"search_{name}" for name in SPENDS))
 _OTHER_SPENDS = ("device_seconds", "trials")
-_KINDS = ("attack", "reference")
+_KINDS = ("attack", "reference", "harden", "novel")
 _STATUSES = ("completed", "no_direction", "failed")
 _ROUNDING = 1e-9
 """Relative slack for sums that were added up in another order."""
