@@ -1,0 +1,114 @@
+"""Booster: keep a step on harmful data from lowering the harmful loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from tempering.data.records import DefenderView, Example
+from tempering.defenses._contract import Defense, Material
+from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
+from tempering.defenses._gradients import add_to_gradient, cross_entropy_gradient, norm, shifted
+from tempering.defenses._settings import DefenseSettings
+from tempering.defenses.refusal_sft import RefusalTraining
+from tempering.models import Target
+from tempering.study import Range
+from tempering.training import Pool, Stage, Workshop
+
+
+class AttenuatedHarm(RefusalTraining):
+    """f + λ [h(w) − h(w − α ∇h/‖∇h‖)], f the refusal training and h the loss of a harmful fine-tune; the step is held constant."""
+
+    gradient_copies = 3
+    """The harmful gradient, that after the step, and the weights to go back to."""
+
+    def __init__(
+        self,
+        refusals: Sequence[Example],
+        kept: Sequence[Example],
+        harmful: Sequence[Example],
+        batch_size: int,
+        *,
+        strength: float,
+        step_length: float,
+    ) -> None:
+        """Keep the examples.
+
+        Args:
+            refusals: hazard prompts with refusals for answers.
+            kept: what must still be answered.
+            harmful: hazard prompts with compliant answers.
+            batch_size: of each in a step.
+            strength: λ.
+            step_length: α, the length of the simulated step over all weights together.
+        """
+        super().__init__(refusals, kept, batch_size)
+        self._harmful = harmful
+        self._strength = strength
+        self._step_length = step_length
+
+    def begin(self, workshop: Workshop) -> None:
+        """Encode the examples."""
+        super().begin(workshop)
+        self._harm: Pool = workshop.pool(self._harmful, 2)
+
+    def step(self, workshop: Workshop) -> dict[str, float]:
+        """∇f + λ [∇h(w) − ∇h(w − α ∇h/‖∇h‖)]."""
+        parts = super().step(workshop)
+        weights = workshop.trained()
+        rows = self._harm.rows(workshop.step, self._batch_size)
+        harm, gradient = cross_entropy_gradient(workshop, rows)
+        add_to_gradient(weights, gradient, self._strength)
+        length = norm(gradient)
+        with shifted(weights, gradient, -self._step_length / length if length else 0.0):
+            after, gradient = cross_entropy_gradient(workshop, rows)
+        add_to_gradient(weights, gradient, -self._strength)
+        loss = parts.pop("loss") + self._strength * (harm - after)
+        return {"loss": loss, **parts, "harm": harm, "harm_after_step": after}
+
+
+class Booster(Defense):
+    """Booster: refusal training that keeps one step on harmful data from lowering the harmful loss.
+
+    g = ∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w)/‖∇h(w)‖)], f = CE(hazard → refusal) + CE(benign → answer), h = CE(hazard → compliant answer),
+    losses in nats a token. The derivative of the step itself is left out, as in the paper.
+
+    The paper starts from an unaligned 7B model, moves LoRA factors at λ = 5, α = 0.1, and f holds refusals only; here the model may refuse
+    already, benign answers are kept in f, and all weights move unless told otherwise.
+    """
+
+    class Config(DefenseSettings):
+        """Settings.
+
+        Attributes:
+            refusals: what is said to hazard prompts, one drawn for each.
+            strength: λ.
+            step_length: α, Euclidean over all trained weights together.
+        """
+
+        refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
+        strength: Annotated[float, Field(ge=0), Range(0.1, 20, log=True)] = 5.0
+        step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.1
+
+    source: ClassVar[str] = "Huang et al. 2024, arXiv 2409.01586, equation 3 and algorithm 1"
+    claim: ClassVar[str] = (
+        "Lowers the harmful score after fine-tuning on partly harmful data by about 17 to 20 points against Vaccine and RepNoise, with "
+        "Llama2-7B, Gemma2-9B and Qwen2-7B [second hand], and keeps the accuracy of the task. TamperBench: within .04 of no defence."
+    )
+    needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    withholds: ClassVar[str] = "refusal"
+
+    def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
+        """One stage."""
+        check_words(self.config.refusals, target.chat)
+        objective = AttenuatedHarm(
+            refused(to_refuse(view), self.config.refusals, seed),
+            retained(view),
+            answered(view.hazard),
+            self.config.training.batch_size,
+            strength=self.config.strength,
+            step_length=self.config.step_length,
+        )
+        return [self.config.stage("boost", objective)]
