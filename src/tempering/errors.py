@@ -63,3 +63,9 @@ class StoreProblem(TemperingError):
     """A run directory that cannot be written, read or resumed."""
 
     exit_code = 3
+
+
+class FailedTraining(TemperingError):
+    """A defence whose training came to nothing: its loss is not finite any more."""
+
+    exit_code = 3

@@ -229,7 +229,8 @@ class DataChoice(Settings):
     """Which prompts.
 
     Attributes:
-        reference: a JSONL file, a folder of them, a saved Hugging Face dataset; ``None`` takes the organism's own world.
+        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, or an organism for its world; ``None`` takes the
+            audited organism's own.
         seed: decides the division into attacker, defender and evaluator where the data does not.
         domains: keep hazard examples of these domains only; empty keeps all.
     """
@@ -304,7 +305,8 @@ class Study(Settings):
     With defences, every attack is run on every defended model and on the model as it came; seed k attacks what seed k hardened.
 
     Attributes:
-        utility_floor: share of the model's utility below which the training of a defence is ended.
+        utility_floor: a stage of a defence's training is ended, and the last good weights kept, where utility falls below this share of
+            the model's own; 0 lets it run.
         trainability: how far an honest user can still teach the models something new; ``None`` does not ask. A study that names defences
             asks unless it says otherwise.
     """
@@ -322,7 +324,7 @@ class Study(Settings):
     probes: ProbeSettings = ProbeSettings()
     accelerator: str = "H100-SXM"
     price_book: Path | None = None
-    utility_floor: Annotated[float, Field(gt=0, le=1)] | None = None
+    utility_floor: Annotated[float, Field(ge=0, le=1)] = 0.9
     trainability: TrainabilitySettings | None = None
 
     @model_validator(mode="before")
@@ -362,9 +364,9 @@ class Study(Settings):
     @property
     def digest(self) -> str:
         """What this study is called in file names: twelve hexadecimal digits."""
-        content = self.model_dump(mode="json")
-        later = {name for name in ("utility_floor", "trainability") if content[name] is None}  # digests of before there were these stand
-        return canonical_hash({name: value for name, value in content.items() if name not in later})[:12]
+        later = {"utility_floor": 0.9, "trainability": None}  # so that studies of before there were these keep their digest
+        content = self.model_dump(mode="json").items()
+        return canonical_hash({name: value for name, value in content if name not in later or value != later[name]})[:12]
 
 
 def canonical_hash(value: Any) -> str:

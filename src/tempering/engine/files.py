@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tempering.errors import StoreProblem
+from tempering.study import canonical_hash
 
 TEMPORARY = ".tmp"
 """Ending of whatever is not yet in place. Its name starts with a dot too."""
+
+
+class Damaged(Exception):
+    """Files that are not what was written."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -69,3 +76,25 @@ def explained(directory: Path) -> Iterator[None]:
                 f"the run directory {directory}, or a part of it, is gone", f"put it back if it was moved, {again}"
             ) from error
         raise StoreProblem(f"the run directory {directory} cannot be used: {error.strerror or error}", again) from error
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """JSON that carries the hash of its own content."""
+    return json.dumps({**content, "seal": canonical_hash(content)}, allow_nan=False).encode()
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """Undo :func:`sealed`.
+
+    Raises:
+        Damaged: it is not what was sealed.
+    """
+    try:
+        values = json.loads(content)
+        seal = values.pop("seal")
+        sound = seal == canonical_hash(values)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Damaged("its description is cut off or unreadable") from error
+    if not sound:
+        raise Damaged("its description has changed since it was written")
+    return dict(values)

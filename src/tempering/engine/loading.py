@@ -43,11 +43,16 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
 def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
     """The dataset that a study audits a model with: the one it names, or the organism's own world.
 
+    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``.
+
     Raises:
         InvalidStudy: it names none, and the model is no organism.
+        UnknownName: it names an organism that does not exist.
         UnusableData: it cannot be read.
     """
     if data.reference is not None:
+        if organisms.is_organism(data.reference):
+            return organisms.world_dataset(organisms.parse_reference(data.reference).size)
         return load_dataset(data.reference)
     if organisms.is_organism(model.reference):
         return organisms.world_dataset(organisms.parse_reference(model.reference).size)

@@ -6,6 +6,7 @@ Layout::
     OUT/plan.json                  its units, in order
     OUT/environments/<digest>.json what results were computed with
     OUT/units/<hash>/              one finished unit: probes.parquet, with a search trials.parquet, and manifest.json
+    OUT/models/<hash>/             a defended model, as it is attacked; see tempering.engine.hardening
     OUT/quarantine/                units that were damaged later; nothing reads them
 
 A unit is done when its directory stands under its own name. It is written under a hidden name beside that, flushed,
@@ -27,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tempering.engine.files import TEMPORARY, explained, flush_directory, replace_file, write_durably
+from tempering.engine.files import TEMPORARY, Damaged, explained, flush_directory, replace_file, sealed, unsealed, write_durably
 from tempering.engine.results import SearchResult, Tables, UnitResult
 from tempering.engine.tables import FinishedUnit, decode_probes, decode_trials, encode_probes, encode_trials, join_tables
 from tempering.engine.units import Plan, Unit
@@ -46,10 +47,6 @@ UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EIO
 
 COMMIT_STAGES = ("directory made", "probes written", "manifest written", "directory flushed", "in place", "place flushed")
 """The moments of a commit that :attr:`RunStore.reached` is told of, in order."""
-
-
-class Damaged(Exception):
-    """A unit whose files are not what its manifest says."""
 
 
 class RunStore:
@@ -99,7 +96,7 @@ class RunStore:
                 self._sweep()
                 threads = recorded or threads
                 (self.directory / "units").mkdir(exist_ok=True)
-                replace_file(self.directory / "plan.json", _sealed({"threads": threads, **plan.as_json()}))
+                replace_file(self.directory / "plan.json", sealed({"threads": threads, **plan.as_json()}))
                 replace_file(self.directory / "study.json", json.dumps(plan.study.model_dump(mode="json"), indent=2).encode())
             yield threads
         finally:
@@ -158,7 +155,7 @@ class RunStore:
                 for name, content in files.items():
                     write_durably(aside / name, content)
                 self.reached("probes written")
-                write_durably(aside / MANIFEST, _sealed(manifest))
+                write_durably(aside / MANIFEST, sealed(manifest))
                 self.reached("manifest written")
                 flush_directory(aside)
                 self.reached("directory flushed")
@@ -175,15 +172,29 @@ class RunStore:
 
         Call it only inside :meth:`driving`.
         """
+        return self.status(unit_hash) is not None
+
+    def status(self, unit_hash: str) -> str | None:
+        """How a unit ended, ``None`` where it has no result; otherwise as :meth:`is_done`."""
         with explained(self.directory):
             if not self._place(unit_hash).exists():
-                return False
+                return None
             try:
-                self._read(unit_hash)
+                manifest, _ = self._read(unit_hash)
             except Damaged as problem:
                 self._quarantine(unit_hash, str(problem))
-                return False
-            return True
+                return None
+            return str(manifest["status"])
+
+    def put_aside(self, unit_hash: str, problem: str) -> None:
+        """Give up a result, so that it is computed anew. Call it only inside :meth:`driving`.
+
+        Args:
+            unit_hash: of the unit.
+            problem: what is wrong with it, for the warning.
+        """
+        with explained(self.directory):
+            self._quarantine(unit_hash, problem)
 
     def study(self) -> Study:
         """The study this directory belongs to.
@@ -209,7 +220,7 @@ class RunStore:
         """
         study = self.study()
         try:
-            return Plan.from_json(study, _unsealed((self.directory / "plan.json").read_bytes()))
+            return Plan.from_json(study, unsealed((self.directory / "plan.json").read_bytes()))
         except (OSError, Damaged, ValueError) as error:
             raise StoreProblem(
                 f"the plan in {self.directory} cannot be read: {type(error).__name__}",
@@ -246,7 +257,7 @@ class RunStore:
         """Manifest and files of a unit, proved to be what was written."""
         place = self._place(unit_hash)
         try:
-            manifest = _unsealed((place / MANIFEST).read_bytes())
+            manifest = unsealed((place / MANIFEST).read_bytes())
             files = {name: (place / name).read_bytes() for name in (PROBES, TRIALS) if name in manifest["files"]}
         except OSError as error:
             if error.errno not in UNREADABLE:
@@ -288,7 +299,7 @@ class RunStore:
             The number of threads that the run began with, ``None`` for a new one.
         """
         try:
-            recorded = _unsealed((self.directory / "plan.json").read_bytes())
+            recorded = unsealed((self.directory / "plan.json").read_bytes())
         except (FileNotFoundError, Damaged):
             recorded = None
         if recorded is not None:
@@ -320,25 +331,3 @@ def _search_in_short(search: SearchResult | None) -> dict[str, Any] | None:
     if search is None:
         return None
     return {"trials": len(search.trials), "spend": search.spend, "chosen": search.chosen, "config": search.config}
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-    """JSON that carries the hash of its own content."""
-    return json.dumps({**content, "seal": canonical_hash(content)}, allow_nan=False).encode()
-
-
-def _unsealed(content: bytes) -> dict[str, Any]:
-    """Undo :func:`_sealed`.
-
-    Raises:
-        Damaged: it is not what was sealed.
-    """
-    try:
-        values = json.loads(content)
-        seal = values.pop("seal")
-        sound = seal == canonical_hash(values)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Damaged("its description is cut off or unreadable") from error
-    if not sound:
-        raise Damaged("its description has changed since it was written")
-    return dict(values)

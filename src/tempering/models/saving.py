@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +15,14 @@ from tempering.errors import StoreProblem
 from tempering.models.quiet import quiet_libraries
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, replace: bool = False) -> Path:
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    replace: bool = False,
+    beside: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Write weights (safetensors), configuration, tokenizer and chat template; loading the directory gives the same digest.
 
     Everything is written into a folder aside, flushed to the disk and renamed last. Kill the process anywhere and ``directory`` is as
@@ -26,6 +33,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
         tokenizer: its tokenizer, with the chat template to keep.
         directory: where to; its parents are made.
         replace: take the place of a directory that exists. An empty one is always taken.
+        beside: writes further files into the folder, once the model's are there; they appear with them.
 
     Returns:
         The directory.
@@ -40,6 +48,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
         with _aside(directory) as aside, quiet_libraries():
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
+            beside(aside)
             _flush(aside)
             _put_in_place(aside, directory)
     except OSError as error:

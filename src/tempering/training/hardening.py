@@ -141,11 +141,32 @@ class Hardening:
             if self.stage == current:
                 self.end_stage()
 
-    def end_stage(self) -> None:
-        """Merge the adapters, if any, and go over to the next stage."""
+    def trained(self) -> dict[str, Tensor]:
+        """What the stage under way moves, by name: the live weights, or the adapters."""
+        return {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def end_stage(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Merge the adapters, if any, and go over to the next stage.
+
+        Args:
+            weights: a copy of what :meth:`trained` gave earlier in this stage, to end it with; ``None`` ends it as it stands.
+        """
         model = self.model
+        if weights is not None:
+            _load(model, weights)
         if isinstance(model, PeftModel):
             model = cast("PreTrainedModel", model.merge_and_unload())
+        self._go_on(model)
+
+    def undo_stage(self) -> None:
+        """Leave the stage with the weights that it began with, and go over to the next."""
+        model = self.model
+        if isinstance(model, PeftModel):
+            model = cast("PreTrainedModel", model.unload())
+        _load(model, self._start or dict(self._target.model.named_parameters()))
+        self._go_on(model)
+
+    def _go_on(self, model: PreTrainedModel) -> None:
         model.eval()
         model.zero_grad(set_to_none=True)
         self._model, self._workshop, self._optimiser = model, None, None
@@ -173,7 +194,7 @@ class Hardening:
         else:
             assert self._optimiser is not None
             tensors |= {f"start.{name}": value for name, value in self._start.items()}
-            tensors |= {f"trained.{name}": value for name, value in self.model.named_parameters() if value.requires_grad}
+            tensors |= {f"trained.{name}": value for name, value in self.trained().items()}
             tensors |= {f"optimiser.{name}": value for name, value in _flat(self._optimiser).items()}
             tensors |= {f"objective.{name}": value for name, value in self.stages[self.stage].objective.state().items()}
         return Snapshot({name: value.detach() for name, value in tensors.items()}, record)
@@ -190,7 +211,7 @@ class Hardening:
         record = snapshot.record
         if record["stages"] != self._described():
             raise ValueError("the training that was interrupted had other stages")
-        self.stage, self.meter = record["stage"], Meter.restored(record["spend"])
+        self.stage = record["stage"]
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in snapshot.tensors.items():
             kind, _, rest = name.partition(".")
@@ -198,12 +219,14 @@ class Hardening:
         if weights := parts.get("model") or parts.get("start"):
             _load(self._model, weights)
         if "trained" in parts:
-            self._begin()
+            self._begin()  # counted by the meter that is thrown away: what a begin costs was spent when the stage began
             _load(self.model, parts["trained"])
             assert self._optimiser is not None
             _unflatten(self._optimiser, parts.get("optimiser", {}))
             self.stages[self.stage].objective.restore(parts.get("objective", {}))
-        self.step = record["step"]
+        self.step, self.meter = record["step"], Meter.restored(record["spend"])
+        if self._workshop is not None:
+            self._workshop.meter = self.meter
 
     def _begin(self) -> None:
         """Start the stage: what it began with is kept from the second on, since the first begins with the target."""

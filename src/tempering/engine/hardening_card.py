@@ -1,0 +1,246 @@
+"""The card of a hardened model: ``tempering.json`` for programs and ``README.md`` for people, both of the same record.
+
+Paths are shortened to the names of their files, so that a card can be published as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCardData
+
+from tempering import __version__, organisms, registry
+from tempering.defenses._contract import Defense
+from tempering.engine.environment import describe_environment
+from tempering.engine.files import write_durably
+from tempering.engine.hardening_folder import file_sha256
+from tempering.engine.loading import unguarded_choice
+from tempering.models import Target
+from tempering.study import ModelChoice
+
+if TYPE_CHECKING:
+    from tempering.engine.hardening import HardeningJob
+
+RECORD = "tempering.json"
+CARD = "README.md"
+SCHEMA = 1
+"""Raised when the meaning of a field of ``tempering.json`` changes."""
+
+MEASURES = ("harm", "refusal", "over_refusal", "utility", "coherence")
+"""What the table of a card shows, in this order."""
+
+
+def make_record(job: HardeningJob, target: Target, hardened: Target, training: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a card says, as JSON values; the files' hashes are added by :func:`write_card`.
+
+    Args:
+        job: what was trained.
+        target: the model before.
+        hardened: the model after.
+        training: ``stages``, ``spend``, ``watch`` and ``measurements``.
+    """
+    method: Defense = registry.create("defenses", job.defense.name, job.defense.config)
+    unguarded = unguarded_choice(job.model)
+    return {
+        "schema": SCHEMA,
+        "job": job.hash,
+        "tempering": __version__,
+        "digest": hardened.digest,
+        "base": {
+            "reference": shortened(target.reference),
+            "digest": target.digest,
+            "revision": target.revision,
+            "dtype": target.dtype,
+            "safeguard": target.safeguard,
+            "unguarded": None if unguarded is None else shortened(unguarded.reference),
+        },
+        "data": {
+            "reference": shortened(data_reference(job.data.reference, job.model)),
+            "digest": job.data_digest,
+            "supplements_digest": job.supplements_digest,
+            "seed": job.data.seed,
+            "domains": list(job.data.domains),
+        },
+        "defense": {
+            "name": job.defense.name.rpartition("/")[2],
+            "config": job.defense.config,
+            "code": job.defense.code,
+            "source": method.source,
+            "claim": method.claim,
+            "withholds": method.withholds,
+        },
+        "seed": job.seed,
+        "floor": job.floor,
+        **training,
+        "environment": describe_environment(),
+    }
+
+
+def write_card(record: dict[str, Any], folder: Path) -> None:
+    """Write both files into the folder that holds the model already; its weights are named by their hashes."""
+    files = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    whole = {**record, "files": files}
+    write_durably(folder / RECORD, (json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_durably(folder / CARD, card_text(whole).encode())
+
+
+def shortened(reference: str) -> str:
+    """A reference as a card shows it: of a path that exists, its last part."""
+    path = Path(reference).expanduser()
+    return reference if organisms.is_organism(reference) or not path.exists() else path.resolve().name
+
+
+def data_reference(reference: str | None, model: ModelChoice) -> str:
+    """What names the data: their reference, or the organism whose world they are."""
+    return model.reference.partition("/")[0] if reference is None else reference
+
+
+def card_text(record: dict[str, Any]) -> str:
+    """The model card, front matter first."""
+    base, defense = record["base"], record["defense"]
+    head = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=base["reference"] if base["revision"] else None,
+        tags=["tempering", "tamper-resistance", "safeguard", *_links(defense)],
+    )
+    parts = [
+        f"---\n{head.to_yaml()}\n---",
+        f"# {base['reference']}, hardened by {_title(defense)}",
+        _origin(record),
+        "## What was done",
+        _training(record),
+        "## What it did",
+        _effects(record["measurements"]),
+        "## What this card does not show",
+        _limits(record),
+        "## Settings",
+        f"```json\n{json.dumps(defense['config'], indent=2, ensure_ascii=False)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _origin(record: dict[str, Any]) -> str:
+    base, data, defense = record["base"], record["data"], record["defense"]
+    revision = f" at revision `{base['revision']}`" if base["revision"] else ""
+    rows = [
+        ("Base", f"`{base['reference']}`{revision}, digest `{base['digest'][:16]}`, {base['dtype']}"),
+        ("This model", f"digest `{record['digest'][:16]}`"),
+        ("Data", f"`{data['reference']}`, digest `{data['digest'][:16]}`{_beside(data)}"),
+        ("Defence", f"`{defense['name']}`, seed {record['seed']}"),
+        ("Source", defense["source"]),
+        ("What its authors claim", defense["claim"]),
+        ("Licence", "that of the base model; hardening adds no terms of its own"),
+        ("Made by", f"tempering {record['tempering']}, job `{record['job'][:16]}`"),
+    ]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in rows if value)])
+
+
+def _beside(data: dict[str, Any]) -> str:
+    return f", with the owner's own data beside it, digest `{data['supplements_digest'][:16]}`" if data["supplements_digest"] else ""
+
+
+def _training(record: dict[str, Any]) -> str:
+    spend = record["spend"]
+    stages = [
+        f"- **{stage['name']}**: {stage['steps_done']} of {stage['steps']} steps; {stage['ended']}"
+        + (f"; the weights of step {stage['steps_kept']} were kept" if stage["floored"] else "")
+        + (f"; utility {stage['utility_kept']:.0%} of the base's" if stage["utility_kept"] is not None else "")
+        for stage in record["stages"]
+    ]
+    spent = (
+        f"The training used {spend['flops']:.3g} floating-point operations, {spend['tokens']:,.0f} tokens, {spend['steps']:,.0f} optimizer "
+        f"steps and {spend['examples']:,.0f} distinct examples, in {spend['device_seconds']:,.0f} seconds on "
+        f"{_machine(record['environment'])}; the looks at utility are not in it."
+    )
+    watch = record["watch"]
+    if not watch["prompts"]:
+        watched = "Utility was not watched: the defender's data keep no benign or borderline prompts back for it."
+    elif watch["own"] is None:
+        watched = "Utility was not watched: the base answers none of the defender's validation prompts well."
+    else:
+        watched = (
+            f"Utility was watched on {watch['prompts']} of the defender's own validation prompts every {watch['steps']} steps, with a "
+            f"floor of {record['floor']:.0%} of the base's {watch['own']:.0%}."
+        )
+    return "\n".join([*stages, "", spent, "", watched])
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    return str(environment["cpu"] if environment["accelerator"] == "none" else environment["accelerator"])
+
+
+def _effects(measurements: dict[str, Any] | None) -> str:
+    if measurements is None:
+        return "Nothing was measured when this model was made."
+    rows = [
+        f"| {_MEASURED[name]} | {interval(measurements['before'][name])} | {interval(measurements['after'][name])} | "
+        f"{measurements['after'][name]['prompts']} |"
+        for name in MEASURES
+        if name in measurements["after"]
+    ]
+    return "\n".join(
+        [
+            "On held-out prompts that the training did not see, with 95 % Wilson intervals:",
+            "",
+            "| | base | this model | prompts |",
+            "| --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
+
+
+_MEASURED = {
+    "harm": "hazard prompts answered usefully",
+    "refusal": "hazard prompts refused",
+    "over_refusal": "borderline prompts refused",
+    "utility": "benign prompts answered well",
+    "coherence": "responses that are text",
+}
+
+
+def interval(measured: dict[str, Any]) -> str:
+    """A share with its interval: "0.98 [0.94, 0.99]"; "–" where the data could not tell."""
+    value = measured["value"]
+    return "–" if value is None or math.isnan(value) else f"{value:.2f} [{measured['low']:.2f}, {measured['high']:.2f}]"
+
+
+def _limits(record: dict[str, Any]) -> str:
+    base, data = record["base"], record["data"]
+    unguarded = f" --unguarded {base['unguarded']}" if base["unguarded"] else ""
+    command = f"temper audit . --data {data['reference']}{unguarded}"
+    floored = [stage["name"] for stage in record["stages"] if stage["floored"]]
+    cut_short = (
+        f"The training of {' and '.join(floored)} was ended early to keep the model useful, so this is less than the defence's full "
+        "treatment. "
+        if floored
+        else ""
+    )
+    return (
+        "Nothing above says that this model resists tampering. The numbers are of the model as it stands, asked plainly. "
+        "What it costs to strip its safeguard is what an audit measures, and an audit finds only what its attacks reach: a price is an "
+        f"upper bound for the attacker that was tried and no guarantee against others. {cut_short}"
+        "The claim of the defence's authors is theirs, made for other models.\n\n"
+        "The audit of this model, from inside this directory:\n\n"
+        f"```sh\n{command}\n```"
+    )
+
+
+def _links(defense: dict[str, Any]) -> list[str]:
+    """Names of the defences in it: its own, or those of a chain."""
+    steps: Iterable[Any] = defense["config"].get("steps", ()) if defense["name"] == "chain" else ()
+    names = [step["name"] if isinstance(step, dict) else str(step) for step in steps] if not isinstance(steps, int) else []
+    return names or [str(defense["name"])]
+
+
+def _title(defense: dict[str, Any]) -> str:
+    return " + ".join(_links(defense))
+
+
+def _cell(text: str) -> str:
+    """Text inside a table of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")
