@@ -1,0 +1,147 @@
+"""Circuit breakers: harmful answers are thought in other representations than they were."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tempering.data.chat import IGNORED
+from tempering.data.records import DefenderView, Example
+from tempering.defenses._contract import Defense, Material
+from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
+from tempering.defenses._settings import DefenseSettings, DefenseTraining
+from tempering.models import Target
+from tempering.study import Choices, Range
+from tempering.training import LoraSettings, Objective, Pool, Rows, Stage, Workshop
+from tempering.training.streams import outputs_of
+
+
+class Rerouting(Objective):
+    """c_r mean ReLU(cos(h, h_orig)) over harmful answers + c_s mean ||h - h_orig|| over everything that is kept."""
+
+    frozen_copies: int = 1
+
+    def __init__(self, harmful: Sequence[Example], kept: Sequence[Example], refusals: Sequence[Example], config: Any) -> None:
+        """Keep the examples.
+
+        Args:
+            harmful: hazard prompts with compliant answers.
+            kept: what must still be answered.
+            refusals: hazard prompts with refusals for answers.
+            config: of :class:`CircuitBreakers`.
+        """
+        self._examples = harmful, kept, refusals
+        self._config = config
+        self._pools: tuple[Pool, ...] = ()
+        self._original: PreTrainedModel | None = None
+        self._blocks: tuple[str, ...] = ()
+        self._rerouted: tuple[str, ...] = ()
+        self._moving: tuple[str, ...] = ()
+
+    def begin(self, workshop: Workshop) -> None:
+        """Encode the examples, copy the model and name the layers."""
+        self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate(self._examples))
+        self._original = copy.deepcopy(workshop.model).requires_grad_(False).eval()
+        self._blocks = workshop.places.blocks
+        layers = target_layers(self._config.depths, len(self._blocks))
+        self._rerouted = tuple(self._blocks[layer] for layer in layers)
+        self._moving = self._blocks[: layers[-1] + 1]
+
+    def trains(self, name: str) -> bool:
+        """Blocks up to the last target layer; nothing behind it changes what is measured at it."""
+        return any(name.startswith(f"{block}.") for block in self._moving)
+
+    def step(self, workshop: Workshop) -> dict[str, float]:
+        """Add up the gradients of both parts, one after the other, so that only one graph is held."""
+        size = self._config.training.batch_size
+        harmful, kept, refusals = (pool.rows(workshop.step, size) for pool in self._pools)
+        to_reroute, to_retain = self.coefficients(workshop.step, workshop.steps)
+        reroute = self._reroute(workshop, harmful)
+        (to_reroute * reroute).backward()  # type: ignore[no-untyped-call]
+        retain = self._retain(workshop, kept + refusals)
+        (to_retain * retain).backward()  # type: ignore[no-untyped-call]
+        parts = {"reroute": float(reroute.detach()), "retain": float(retain.detach())}
+        return {"loss": to_reroute * parts["reroute"] + to_retain * parts["retain"], **parts}
+
+    def coefficients(self, step: int, steps: int) -> tuple[float, float]:
+        """What rerouting and retention weigh at a step."""
+        alpha, done = self._config.alpha, step / (2 * steps)
+        return (alpha, alpha) if self._config.coefficients == "constant" else (alpha * (1 - done), alpha * done)
+
+    def _reroute(self, workshop: Workshop, rows: Rows) -> Tensor:
+        now, before = self._streams(workshop, rows, self._rerouted)
+        spoken = _answers(rows).to(now.device)
+        alike: Tensor = functional.cosine_similarity(now[:, spoken], before[:, spoken], dim=-1)
+        return functional.relu(alike).mean()
+
+    def _retain(self, workshop: Workshop, rows: Rows) -> Tensor:
+        now, before = self._streams(workshop, rows, self._blocks)
+        read = rows.batch().attention_mask.bool().to(now.device)
+        moved: Tensor = torch.linalg.vector_norm(now[:, read] - before[:, read], dim=-1)
+        return moved.mean()
+
+    def _streams(self, workshop: Workshop, rows: Rows, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The residual stream after some blocks, of the model and of the original: (blocks, rows, tokens, hidden), float32."""
+        with outputs_of(workshop.model, names) as now:
+            workshop.run(rows)
+        assert self._original is not None
+        with torch.no_grad(), outputs_of(self._original, names) as before:
+            workshop.run(rows, self._original)
+        return tuple(torch.stack([kept[name].float() for name in names]) for kept in (now, before))  # type: ignore[return-value]
+
+
+def _answers(rows: Rows) -> Tensor:
+    """(rows, tokens): where a token of the answer is read."""
+    return rows.batch().labels != IGNORED
+
+
+def target_layers(depths: Sequence[float], layers: int) -> list[int]:
+    """Indices of the blocks that end at these shares of a model's depth, rising, each once.
+
+    Args:
+        depths: in (0, 1].
+        layers: how many blocks there are.
+    """
+    return sorted({max(1, math.floor(depth * layers + 0.5)) - 1 for depth in depths})
+
+
+class CircuitBreakerTraining(DefenseTraining):
+    """The loop's settings."""
+
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-3
+    batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 16
+
+
+class CircuitBreakers(Defense):
+    """Representation rerouting."""
+
+    class Config(DefenseSettings):
+        """Settings."""
+
+        training: CircuitBreakerTraining = CircuitBreakerTraining()
+        parameters: Annotated[Literal["all", "lora"], Choices(("all", "lora"))] = "lora"
+        lora: LoraSettings = LoraSettings(rank=16, alpha=16.0)
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 150
+        refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
+        alpha: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 10.0
+        coefficients: Annotated[Literal["scheduled", "constant"], Choices(("scheduled", "constant"))] = "scheduled"
+        depths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (10 / 32, 20 / 32)
+
+    source: ClassVar[str] = "Zou et al. 2024, arXiv 2406.04313"
+    claim: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    withholds: ClassVar[str] = "collapse"
+
+    def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
+        """One stage."""
+        check_words(self.config.refusals, target.chat)
+        refusals = refused(to_refuse(view), self.config.refusals, seed)
+        return [self.config.stage("reroute", Rerouting(answered(view.hazard), retained(view), refusals, self.config))]
