@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCardData
 
-from tempering import __version__, organisms, registry
+from tempering import organisms, registry
 from tempering.defenses._contract import Defense
 from tempering.engine.environment import describe_environment
 from tempering.engine.files import write_durably
@@ -45,10 +45,11 @@ def make_record(job: HardeningJob, target: Target, hardened: Target, training: d
     """
     method: Defense = registry.create("defenses", job.defense.name, job.defense.config)
     unguarded = unguarded_choice(job.model)
+    environment = describe_environment()
     return {
         "schema": SCHEMA,
         "job": job.hash,
-        "tempering": __version__,
+        "tempering": environment["tempering"],
         "digest": hardened.digest,
         "base": {
             "reference": shortened(target.reference),
@@ -76,7 +77,7 @@ def make_record(job: HardeningJob, target: Target, hardened: Target, training: d
         "seed": job.seed,
         "floor": job.floor,
         **training,
-        "environment": describe_environment(),
+        "environment": environment,
     }
 
 
