@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tempering.data.records import Dataset, Document
 from tempering.data.rows import COLUMNS, DOCUMENT_COLUMNS, Hint, Row, assemble, read_document, read_row
+from tempering.data.supplement_rows import Beside, Kind, beside
 from tempering.errors import UnusableData
 
 LONGEST_LINE = 1 << 20
@@ -22,7 +24,8 @@ def load_dataset(reference: str) -> Dataset:
     ``system`` and ``accept`` (:data:`tempering.data.rows.COLUMNS` has the other names that are understood). A file or split
     whose name contains hazard, harmful, benign, harmless or borderline gives its rows that role; train, val and test in a
     name give the split. One whose name begins with documents holds no examples but what is public about the hazard: ``text``,
-    and as far as known ``entity``, and the same told as ``prompt`` and ``answer``.
+    and as far as known ``entity``, and the same told as ``prompt`` and ``answer``. One whose name begins with general, imagined or novel
+    holds supplements (:class:`tempering.data.supplements.Supplements`), a new domain in a train and a test half.
 
     Args:
         reference: a ``.jsonl`` file, a folder with some, or a folder that ``datasets.save_to_disk`` wrote.
@@ -44,7 +47,7 @@ def load_dataset(reference: str) -> Dataset:
     raise UnusableData(f"no data at {reference!r}", "give a JSONL file, a folder of them, or a saved Hugging Face dataset")
 
 
-def _folder_rows(folder: Path) -> Iterator[Row | Document]:
+def _folder_rows(folder: Path) -> Iterator[Row | Document | Beside]:
     files = sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise UnusableData(f"{folder} holds no .jsonl files", "name them hazard*.jsonl, benign*.jsonl and borderline*.jsonl")
@@ -52,19 +55,26 @@ def _folder_rows(folder: Path) -> Iterator[Row | Document]:
         yield from _jsonl_rows(path)
 
 
-def _reader(name: str) -> Callable[[Mapping[str, Any], str], Row | Document]:
-    """What makes a row of a file or split of this name an example or a document, given the values and where they stand."""
+def _reader(name: str) -> Callable[[Mapping[str, Any], str], Row | Document | Beside]:
+    """What makes a row of a file or split of this name an example, a document or a supplement, given the values and where they stand."""
     if _holds_documents(name):
         return read_document
-    hint = Hint.of(name)
-    return lambda values, where: read_row(values, where, hint)
+    hint, kind = Hint.of(name), Kind.of(name)
+    if kind is None:
+        return lambda values, where: read_row(values, where, hint)
+    return partial(_read_supplement, hint=Hint(hint.role or kind.role, hint.split), kind=kind)
+
+
+def _read_supplement(values: Mapping[str, Any], where: str, *, hint: Hint, kind: Kind) -> Beside:
+    row = read_row(values, where, hint)
+    return beside(kind, where, row.example, row.split)
 
 
 def _holds_documents(name: str) -> bool:
     return name.lower().startswith("documents")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row | Document]:
+def _jsonl_rows(path: Path) -> Iterator[Row | Document | Beside]:
     read = _reader(path.stem)
     with path.open("rb") as stream:
         number = 0
@@ -91,7 +101,7 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _saved_rows(folder: Path) -> Iterator[Row | Document]:
+def _saved_rows(folder: Path) -> Iterator[Row | Document | Beside]:
     try:
         import datasets
     except ImportError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempering.data.records import Dataset, Document, Example, Part, Role
+from tempering.data.supplement_rows import Beside, gather, shortened
 from tempering.errors import UnusableData
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -129,26 +130,30 @@ def read_document(values: Mapping[str, Any], where: str) -> Document:
     return Document(text=text, **others)
 
 
-def assemble(name: str, rows: Iterable[Row | Document]) -> Dataset:
+def assemble(name: str, rows: Iterable[Row | Document | Beside]) -> Dataset:
     """Check rows against each other and make them a dataset.
 
-    Documents belong to no part and are kept as they are, each once.
+    Documents belong to no part and are kept as they are, each once; so are supplements, of which no prompt may be among the examples'.
 
     A prompt that comes again in the same split is left out and counted. Splits called train, validation and test become
     the attacker's, the defender's and the evaluator's part. Where a role has only two of them, the later one is the
     evaluator's and the other is left for :meth:`Dataset.divide`; a single one is left to it whole.
 
     Raises:
-        UnusableData: no examples, no hazard among them, or an entity or prompt in two splits.
+        UnusableData: no examples, no hazard among them, an entity or prompt in two splits, or supplements that cannot be used.
     """
     kept: dict[tuple[str, str | None], Row] = {}
     prompts: dict[str, Row] = {}
     entities: dict[str, Row] = {}
     documents: dict[Document, None] = {}
+    supplements: list[Beside] = []
     count = 0
     for row in rows:
         if isinstance(row, Document):
             documents[row] = None
+            continue
+        if isinstance(row, Beside):
+            supplements.append(row)
             continue
         count += 1
         _refuse_overlap("prompt", row, prompts, row.example.prompt)
@@ -157,7 +162,7 @@ def assemble(name: str, rows: Iterable[Row | Document]) -> Dataset:
         first = kept.get(key)
         if first is not None and first.example.role is not row.example.role:
             raise UnusableData(
-                f"{row.where} gives the prompt {_short(row.example.prompt)} the role {row.example.role}, "
+                f"{row.where} gives the prompt {shortened(row.example.prompt)} the role {row.example.role}, "
                 f"and {first.where} the role {first.example.role}",
                 "keep one of them",
             )
@@ -174,7 +179,8 @@ def assemble(name: str, rows: Iterable[Row | Document]) -> Dataset:
         row.example.model_copy(update={"part": parts[row.example.role].get(row.split)}) if row.split else row.example
         for row in kept.values()
     )
-    return Dataset(name, examples, duplicates=count - len(kept), documents=tuple(documents))
+    gathered = gather(supplements, {prompt: row.where for prompt, row in prompts.items()})
+    return Dataset(name, examples, duplicates=count - len(kept), documents=tuple(documents), supplements=gathered)
 
 
 def _parts_of(splits: set[str | None]) -> dict[str | None, Part]:
@@ -193,7 +199,8 @@ def _refuse_overlap(kind: str, row: Row, first_seen: dict[str, Row], value: str)
         first_seen[value] = row
     elif row.split is not None and row.split != first.split:
         raise UnusableData(
-            f"overlapping splits: the {kind} {_short(value)} stands in {first.split!r} ({first.where}) and in {row.split!r} ({row.where})",
+            f"overlapping splits: the {kind} {shortened(value)} stands in {first.split!r} ({first.where}) "
+            f"and in {row.split!r} ({row.where})",
             f"give each {kind} one split",
         )
 
@@ -235,7 +242,7 @@ def _role(columns: Mapping[str, Any], where: str, hint: Hint) -> Role:
         return hint.role
     role = _ROLES.get(text.strip().lower())
     if role is None:
-        raise UnusableData(f"{where}: unknown role {_short(text)}", f"known: {', '.join(_ROLES)}")
+        raise UnusableData(f"{where}: unknown role {shortened(text)}", f"known: {', '.join(_ROLES)}")
     return role
 
 
@@ -245,9 +252,5 @@ def _split(columns: Mapping[str, Any], where: str, hint: Hint) -> str | None:
         return hint.split
     split = _SPLITS.get(text.strip().lower())
     if split is None:
-        raise UnusableData(f"{where}: unknown split {_short(text)}", f"known: {', '.join(_SPLITS)}")
+        raise UnusableData(f"{where}: unknown split {shortened(text)}", f"known: {', '.join(_SPLITS)}")
     return split
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
