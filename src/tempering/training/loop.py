@@ -75,7 +75,29 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
     yield from train(model, target.chat, declaration, settings, meter)
 
 
-def train(model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, settings: TrainingSettings, meter: Meter) -> Iterator[Moment]:
+@dataclass(frozen=True)
+class Prepared:
+    """What a caller who trains the same kind of model over and over has made before.
+
+    Attributes:
+        encoded: the declaration's examples as tokens, in order.
+        count: operations of the model with its present trainable parameters.
+        order: indices into the examples, a batch a step; ``None`` shuffles them anew each epoch as ever.
+    """
+
+    encoded: Sequence[Encoded]
+    count: FlopCount
+    order: Sequence[Sequence[int]] | None = None
+
+
+def train(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    declaration: FineTuning,
+    settings: TrainingSettings,
+    meter: Meter,
+    prepared: Prepared | None = None,
+) -> Iterator[Moment]:
     """Train a model in place.
 
     Args:
@@ -84,6 +106,7 @@ def train(model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, set
         declaration: examples, steps, probes, seed.
         settings: the declaration's settings, or a version of them fitted to the model's type.
         meter: counts what is used.
+        prepared: spares the encoding and the counting; ``None`` does both.
 
     Yields:
         A :class:`Moment` after each step named in ``declaration.probes``.
@@ -91,12 +114,13 @@ def train(model: PreTrainedModel, chat: ChatFormat, declaration: FineTuning, set
     Raises:
         NonFiniteLoss: the loss is NaN or infinite.
     """
-    encoded = [declaration.asking.encode(chat, example) for example in declaration.examples]
-    count = FlopCount.of(model)
+    if prepared is None:
+        prepared = Prepared([declaration.asking.encode(chat, example) for example in declaration.examples], FlopCount.of(model))
+    encoded, count = prepared.encoded, prepared.count
     optimiser = build_optimiser(model, settings)
     schedule = _schedule(optimiser, settings, declaration.steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed)
+    order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed) if prepared.order is None else prepared.order
     for step, indices in enumerate(order, start=1):
         _show_average(optimiser, shown=False)
         model.train()

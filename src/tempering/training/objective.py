@@ -110,23 +110,25 @@ class Workshop:
         encoded = tuple(Encoded(ids, [IGNORED] * len(ids)) for ids in (self.chat.prompt_ids(example) for example in examples))
         return Rows(encoded, tuple(example.identity for example in examples), self.chat.pad_id)
 
-    def run(self, rows: Rows, model: PreTrainedModel | None = None) -> Answers:
+    def run(self, rows: Rows, model: PreTrainedModel | None = None, count: FlopCount | None = None) -> Answers:
         """One forward pass, charged with the backward pass that follows where gradients are on.
 
         Args:
             rows: what to read; logits are computed where a labelled token is predicted.
             model: another than the one that is trained, such as a frozen copy.
+            count: operations of that model, where its trainable parameters are others.
         """
         model = self.model if model is None else model
         batch = rows.batch().to(model.device)
         with autocast(model.device, self.autocast), labelled_positions_only(model, batch.labels) as labels:
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-        self.charge(rows, backward=torch.is_grad_enabled() and logits.requires_grad)
+        self.charge(rows, backward=torch.is_grad_enabled() and logits.requires_grad, count=count)
         return Answers(logits[0].float(), labels, (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0], batch)
 
-    def charge(self, rows: Rows, *, backward: bool) -> None:
+    def charge(self, rows: Rows, *, backward: bool, count: FlopCount | None = None) -> None:
         """Count a pass over rows, for objectives that run one without :meth:`run`."""
-        spent = self.count.training_step if backward else self.count.forward
+        count = self.count if count is None else count
+        spent = count.training_step if backward else count.forward
         self.meter.examples(rows.identities)
         self.meter.compute(tokens=sum(rows.lengths), flops=spent(rows.lengths, rows.labelled))
 
