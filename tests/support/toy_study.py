@@ -11,6 +11,7 @@ from tempering.models.saving import save
 from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings, Study
 
 ATTACK = f"{Path(__file__).with_name('toy_attack.py')}:Nudge"
+DEFENSE = f"{Path(__file__).with_name('toy_defense.py')}:Firm"
 _THINGS = ("fish", "green", "house", "key", "light", "river", "stone", "sun", "tree", "water", "cold", "day")
 
 
@@ -74,3 +75,19 @@ def toy_study(folder: Path, *configs: dict[str, Any], seeds: int | tuple[int, ..
         "probes": ProbeSettings(prompts=4, max_new_tokens=3, evaluators=("harm", "utility", "divergence")),
     }
     return Study(**{**fields, **changes})
+
+
+def toy_comparison(folder: Path, *configs: dict[str, Any], seeds: int | tuple[int, ...] = 2, **changes: Any) -> Study:
+    """A study with one defence for each configuration, called ``firm``, ``firm 1`` and so on.
+
+    Args:
+        folder: as :func:`toy_study` takes it.
+        configs: one defence for each; one with defaults where there is none.
+        seeds: how many, or which.
+        changes: further fields of the study.
+    """
+    defenses = tuple(
+        MethodChoice(name=DEFENSE, config=config, label=f"firm {number}" if number else "firm")
+        for number, config in enumerate(configs or ({},))
+    )
+    return toy_study(folder, seeds=seeds, **{"defenses": defenses, "trainability": None, "utility_floor": 0.0, **changes})

@@ -150,11 +150,6 @@ def test_two_names_of_one_model_are_refused(folder: Path) -> None:
         make_plan(toy_study(folder, models=models))
 
 
-def test_defences_are_not_silently_left_out(folder: Path) -> None:
-    with pytest.raises(InvalidStudy, match="defences tar"):
-        make_plan(toy_study(folder, defenses=(MethodChoice(name="tar"),)))
-
-
 def test_an_unknown_attack_is_refused_before_a_model_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "load_model", lambda choice: pytest.fail("loaded"))
     with pytest.raises(UnknownName, match="full_finetine"):

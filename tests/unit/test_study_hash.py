@@ -95,13 +95,13 @@ CHANGES: list[dict[str, Any]] = [
     {"probes": {"evaluators": ["facts"]}},
     {"accelerator": "other"},
     {"price_book": "book.yaml"},
-    {"utility_floor": 0.9},
+    {"utility_floor": 0.5},
     {"trainability": {}},
     {"trainability": {"steps": 50}},
     {"trainability": {"learning_rate": 1e-3}},
     {"trainability": {"batch_size": 8}},
     {"defenses": ["a_defence"], "trainability": None},
-    {"defenses": ["a_defence"], "utility_floor": 0.9},
+    {"defenses": ["a_defence"], "utility_floor": 0.5},
     {"defenses": ["a_defence+another"]},
 ]
 

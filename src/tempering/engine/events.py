@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 EventKind = Literal[
-    "preparing", "planned", "unit_started", "trial", "probe", "unit_finished", "unit_failed", "unit_reused", "warning", "finished"
+    "preparing",
+    "planned",
+    "unit_started",
+    "trial",
+    "training",
+    "probe",
+    "unit_finished",
+    "unit_failed",
+    "unit_reused",
+    "left_out",
+    "warning",
+    "finished",
 ]
 
 
@@ -15,12 +26,13 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of
-            the units, ``warning`` where the store mended itself, and ``finished`` once at the end.
+        kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of the units
+            (``training``: a defence's goes on), ``left_out`` after a hardening that failed, for what was to be done to its model,
+            ``warning`` where the store mended itself, and ``finished`` once at the end.
         unit: hash of the unit it happened to, or ``""``.
         label: what to call that unit ("full_finetune seed 3").
         total: units of the run.
-        done: units with a result, reused ones included.
+        done: units with a result, reused ones included, and those that were left out.
         measurements: what a probe measured.
         steps_done: optimizer steps the unit has made.
         steps_total: optimizer steps it is expected to make; 0 where it makes none.

@@ -13,14 +13,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from tempering import errors
+from tempering.engine.agenda import Agenda
 from tempering.engine.channel import Channel
 from tempering.engine.environment import available_memory, usable_cores
 from tempering.engine.results import NO_SPEND, Probe, Trial, UnitResult, one_line
@@ -50,11 +52,13 @@ class Watcher:
         started: a unit was given to a worker.
         probed: a unit's probe is done: its cumulative spend and its measurements.
         searched: a trial of a unit's search is over: its number, from 0, and its outcome on the attacker's own prompts.
+        trained: the training of a defence goes on: optimizer steps done, steps in all, and a warning or ``""``.
     """
 
     started: Callable[[Unit], None] = lambda unit: None
     probed: Callable[[Unit, dict[str, float], dict[str, float]], None] = lambda unit, spend, measurements: None
     searched: Callable[[Unit, int, str], None] = lambda unit, number, outcome: None
+    trained: Callable[[Unit, int, int, str], None] = lambda unit, done, total, warning: None
 
 
 def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
@@ -74,13 +78,20 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     return max(1, min(usable_cores(), units, fitting))
 
 
-def run_here(units: Sequence[Unit], watcher: Watcher, threads: int) -> Generator[Finished, None, None]:
-    """Run units one after the other in this process."""
+def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Generator[Finished, None, None]:
+    """Run units one after the other in this process.
+
+    Args:
+        agenda: what to run.
+        watcher: told how they go.
+        threads: to compute with.
+        models: folder of the defended models.
+    """
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
 
-    worker = Worker()
+    worker = Worker(models)
     with reproducible(threads):
-        for unit in units:
+        while (unit := agenda.take()) is not None:
             watcher.started(unit)
 
             def tell(probe: Probe, unit: Unit = unit) -> None:
@@ -89,27 +100,30 @@ def run_here(units: Sequence[Unit], watcher: Watcher, threads: int) -> Generator
             def told(trial: Trial, unit: Unit = unit) -> None:
                 watcher.searched(unit, trial.number, trial.outcome)
 
-            yield unit, worker.run(unit, tell, told)
+            result = worker.run(unit, tell, told, partial(watcher.trained, unit))
+            agenda.finished(unit, result)
+            yield unit, result
 
 
-def run_in_processes(units: Sequence[Unit], watcher: Watcher, threads: int, workers: int) -> Generator[Finished, None, None]:
+def run_in_processes(agenda: Agenda, watcher: Watcher, threads: int, workers: int, models: Path) -> Generator[Finished, None, None]:
     """Run units in worker processes and yield each as it finishes.
 
-    A unit whose worker is killed is tried once more, last of all, and then counts as failed. Closing the generator ends
-    the workers at once; they hold nothing that matters.
+    A unit whose worker is killed is tried once more, last of all, and then counts as failed. A worker for whom everything that is left
+    has to wait sits idle until another has finished. Closing the generator ends the workers at once; they hold nothing that matters.
 
     Args:
-        units: in the order in which they are started.
+        agenda: what to run.
         watcher: told how they go.
         threads: for each worker to compute with.
         workers: how many processes.
+        models: folder of the defended models.
 
     Raises:
         TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
     """
-    pool = _Pool(deque(units), watcher, threads)
+    pool = _Pool(agenda, watcher, threads, models)
     try:
-        for _ in range(min(workers, len(units))):
+        for _ in range(min(workers, len(agenda))):
             pool.start_worker()
         while pool.workers:
             yield from pool.wait()
@@ -139,9 +153,10 @@ class _Process:
 class _Pool:
     """The workers, and the units they have yet to run."""
 
-    pending: deque[Unit]
+    agenda: Agenda
     watcher: Watcher
     threads: int
+    models: Path
     workers: dict[int, _Process] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
@@ -152,7 +167,7 @@ class _Pool:
         log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads)],
+                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads), str(self.models)],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -169,6 +184,8 @@ class _Pool:
         """Wait until some worker says something, and yield the units that have finished."""
         for key, _ in self.selector.select():
             worker: _Process = key.data
+            if self.workers.get(worker.process.pid) is not worker:
+                continue  # sent home while this batch was read
             messages = worker.channel.receive()
             if messages is None:
                 yield from self._bury(worker)
@@ -194,17 +211,28 @@ class _Pool:
             self.watcher.probed(unit, message["spend"], message["measurements"])
         elif unit is not None and message["kind"] == "trial":
             self.watcher.searched(unit, message["number"], message["outcome"])
+        elif unit is not None and message["kind"] == "training":
+            self.watcher.trained(unit, message["done"], message["total"], message["warning"])
         elif unit is not None and message["kind"] == "result":
+            result = UnitResult.from_json(message["result"])
+            worker.unit = None
+            self._finished(unit, result)
+            yield unit, result
+
+    def _finished(self, unit: Unit, result: UnitResult) -> None:
+        """Take in a result and give work to everyone who has none, since others may have waited for it."""
+        self.agenda.finished(unit, result)
+        for worker in [worker for worker in self.workers.values() if worker.unit is None]:
             self._give_next(worker)
-            yield unit, UnitResult.from_json(message["result"])
 
     def _give_next(self, worker: _Process) -> None:
-        worker.unit = self.pending.popleft() if self.pending else None
-        if worker.unit is None:
+        """Give a worker the next unit, or send it home where none is left; it sits idle where all that are left wait for others."""
+        worker.unit = self.agenda.take()
+        if worker.unit is not None:
+            with suppress(OSError):  # a dead worker is noticed when its channel is read
+                worker.channel.send(worker.unit.as_json())
+        elif not self.agenda:
             self._dismiss(worker)
-            return
-        with suppress(OSError):  # a dead worker is noticed when its channel is read
-            worker.channel.send(worker.unit.as_json())
 
     def _dismiss(self, worker: _Process) -> None:
         self.workers.pop(worker.process.pid)
@@ -228,10 +256,12 @@ class _Pool:
         if unit is not None:
             self.deaths[unit.hash] += 1
             if self.deaths[unit.hash] < TRIES:
-                self.pending.append(unit)
+                self.agenda.put_back(unit)
             else:
-                yield unit, _failed(code, words)
-        if self.pending:
+                result = _failed(code, words)
+                self._finished(unit, result)
+                yield unit, result
+        if self.agenda:
             self.start_worker()
 
 

@@ -8,17 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tempering import registry
 from tempering.attacks._contract import Attack
-from tempering.data.records import AttackerView
+from tempering.data.records import AttackerView, Dataset, Division
+from tempering.defenses._contract import Defense, missing
 from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
+from tempering.engine.trainability import declare
 from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
-from tempering.errors import InvalidStudy
+from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel
+from tempering.training import estimate
 
 __all__ = ["Plan", "Skipped", "make_plan"]
 
@@ -39,22 +42,55 @@ class _Contender:
 
 
 @dataclass(frozen=True)
+class _Defender:
+    """A defence of the study, made and resolved."""
+
+    method: ResolvedMethod
+    defense: Defense
+    title: str
+    label: str
+
+
+_Resolved = TypeVar("_Resolved", _Contender, _Defender)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A work with what one unit of it is expected to use, and why it is not searched."""
+
+    work: Work
+    spend: dict[str, float]
+    unsearched: str = ""
+
+
+@dataclass(frozen=True)
 class _PlannedModel:
-    """Everything that one model adds to the plan."""
+    """Everything that one model adds to the plan.
+
+    ``groups`` holds what is done to each target, the model as it came first, then one for each defence.
+    """
 
     target: PlannedTarget
-    attacks: tuple[tuple[Work, dict[str, float], str], ...]
+    hardenings: tuple[_Planned, ...]
+    groups: tuple[tuple[_Planned, ...], ...]
     reference: Work | None
     skipped: tuple[Skipped, ...]
+
+    @property
+    def works(self) -> tuple[_Planned, ...]:
+        """All of it but the reference."""
+        return (*self.hardenings, *(planned for group in self.groups for planned in group))
 
 
 def make_plan(study: Study) -> Plan:
     """Make a study into units.
 
-    Each model is loaded once, for its digest and for the estimates. Organisms must have been built.
+    Each model is loaded once, for its digest and for the estimates; those for a defended model are of the undefended one, which it shares
+    its architecture with. Organisms must have been built.
 
-    Units are ordered so that something is known of every attack early: by model, then by seed, the cheapest attack first;
-    the model without the safeguard comes after the first seed.
+    Defended models are trained first. The rest is ordered so that something is known of everything early: by model, then by seed, the
+    cheapest attack first; with defences, the first seed begins with the cheapest attack on each of them. The model without the safeguard
+    comes after the first seed's attacks on the undefended model.
 
     Args:
         study: what was asked for.
@@ -63,37 +99,45 @@ def make_plan(study: Study) -> Plan:
         The units, what is left out and why, and what one unit of each attack is expected to use.
 
     Raises:
-        InvalidStudy: a method's settings are wrong, there is no data, every attack is left out, or two models are the same.
+        InvalidStudy: a method's settings are wrong or no good for a model, there is no data, every attack or every defence is left out,
+            or two models are the same.
         UnknownName: there is no such method or organism.
         UnusableModel: a model cannot be loaded.
         UnusableData: the data cannot be read or divided.
     """
-    if study.defenses:
-        names = ", ".join(choice.name for choice in study.defenses)
-        raise InvalidStudy(f"this study asks for the defences {names}, and an audit applies none", "leave 'defenses' out")
     contenders = _distinct(_contender(choice) for choice in study.attacks)
+    defenders = _distinct(_defender(choice) for choice in study.defenses)
     evaluators = resolve_evaluators(study.probes.evaluators)
-    models = [_plan_model(study, choice, contenders, evaluators) for choice in study.models]
+    models = [_plan_model(study, choice, contenders, defenders, evaluators) for choice in study.models]
     _refuse_twins([model.target for model in models])
     skipped = tuple(entry for model in models for entry in model.skipped)
-    units = tuple(unit for model in models for unit in _in_order(model, study.seeds))
-    if not any(model.attacks for model in models):
-        reasons = "; ".join(dict.fromkeys(f"{entry.attack} {entry.reason}" for entry in skipped))
-        raise InvalidStudy(f"no attack is left to run: {reasons}", "choose other attacks, data or threat model")
-    estimates = tuple(
-        Estimate(
-            model=model.target.reference,
-            attack=work.attack_name,
-            trial=work.trial,
-            units=len(study.seeds),
-            spend=spend,
-            search_trials=work.search.settings.trials if work.search else 0,
-            unsearched=unsearched,
-        )
-        for model in models
-        for work, spend, unsearched in model.attacks
-    )
+    if not any(planned.work.kind == "attack" for model in models for planned in model.works):
+        raise InvalidStudy(f"no attack is left to run: {_reasons(skipped)}", "choose other attacks, data or threat model")
+    if defenders and not any(model.hardenings for model in models):
+        raise InvalidStudy(f"no defence is left to compare: {_reasons(skipped)}", "choose other defences or data")
+    hardenings = [Unit(planned.work, seed) for model in models for seed in study.seeds for planned in model.hardenings]
+    units = (*hardenings, *(unit for model in models for unit in _in_order(model, study.seeds)))
+    estimates = tuple(_estimate(model, planned, len(study.seeds)) for model in models for planned in model.works)
     return Plan(study=study, units=units, skipped=skipped, estimates=estimates, targets=tuple(model.target for model in models))
+
+
+def _reasons(skipped: Iterable[Skipped]) -> str:
+    return "; ".join(dict.fromkeys(f"{entry.attack or entry.defense} {entry.reason}" for entry in skipped))
+
+
+def _estimate(model: _PlannedModel, planned: _Planned, units: int) -> Estimate:
+    work = planned.work
+    return Estimate(
+        model=model.target.reference,
+        defense=work.defense_name,
+        kind=work.kind,
+        attack=work.attack_name,
+        trial=work.trial,
+        units=units,
+        spend=planned.spend,
+        search_trials=work.search.settings.trials if work.search else 0,
+        unsearched=planned.unsearched,
+    )
 
 
 def resolve(kind: str, choice: MethodChoice) -> ResolvedMethod:
@@ -117,6 +161,11 @@ def _contender(choice: MethodChoice) -> _Contender:
     return _Contender(resolve("attacks", choice), attack, choice.title, choice.label or "", space_of(attack.config, choice.config))
 
 
+def _defender(choice: MethodChoice) -> _Defender:
+    defense: Defense = registry.create("defenses", choice.name, choice.config)
+    return _Defender(resolve("defenses", choice), defense, choice.title, choice.label or "")
+
+
 def _code_identity(kind: str, name: str) -> str:
     if ".py:" in name:
         return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
@@ -124,31 +173,24 @@ def _code_identity(kind: str, name: str) -> str:
     return f"{point.dist.name} {point.dist.version}" if point is not None and point.dist is not None else ""
 
 
-def _distinct(contenders: Iterable[_Contender]) -> list[_Contender]:
-    """Each attack once, though the study may name it twice with the same settings."""
-    kept: list[_Contender] = []
-    for contender in contenders:
-        if all(contender.method.deciding() != other.method.deciding() for other in kept):
-            kept.append(contender)
+def _distinct(methods: Iterable[_Resolved]) -> list[_Resolved]:
+    """Each method once, though the study may name it twice with the same settings."""
+    kept: list[_Resolved] = []
+    for method in methods:
+        if all(method.method.deciding() != other.method.deciding() for other in kept):
+            kept.append(method)
     return kept
 
 
-def _plan_model(study: Study, choice: ModelChoice, contenders: list[_Contender], evaluators: tuple[ResolvedMethod, ...]) -> _PlannedModel:
+def _plan_model(
+    study: Study, choice: ModelChoice, contenders: list[_Contender], defenders: list[_Defender], evaluators: tuple[ResolvedMethod, ...]
+) -> _PlannedModel:
     records = load_records(study.data, choice)
-    view = restrict(records, study.data.domains).divide(study.data.seed).attacker_view()
+    division = restrict(records, study.data.domains).divide(study.data.seed)
+    view = division.attacker_view()
     target, base_digest = _with_base(load_model(choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
-    shared: dict[str, Any] = {
-        "model": choice,
-        "model_digest": target.digest,
-        "dtype": target.dtype,
-        "device": target.device.type,
-        "data": study.data,
-        "data_digest": records.digest,
-        "budget": study.budget,
-        "probes": study.probes,
-        "evaluators": evaluators,
-    }
+    shared = _shared(study, choice, target, records, evaluators)
     accepted: list[tuple[_Contender, dict[str, float]]] = []
     skipped: list[Skipped] = []
     for contender in contenders:
@@ -159,6 +201,8 @@ def _plan_model(study: Study, choice: ModelChoice, contenders: list[_Contender],
         given = view.limited_to(needs | contender.attack.uses & study.threat_model.allows)
         accepted.append((contender, contender.attack.estimate(target, given, budget=study.budget).as_row()))
     accepted.sort(key=lambda entry: entry[1]["flops"])
+    hardenings, refused = _hardenings(study, defenders, target, division, shared)
+    lesson = _lesson(study, target, division)
     planned = _describe(target, reference, records.name)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
@@ -166,10 +210,80 @@ def _plan_model(study: Study, choice: ModelChoice, contenders: list[_Contender],
     unguarded = _reference_work(reference, shared) if accepted else None
     held = view.limited_to(study.threat_model.allows)
     attacks = [
-        (_attack_work(study, contender, held, shared, unguarded, base_digest), spend, _why_unsearched(study, contender, held))
+        _Planned(_attack_work(study, contender, held, shared, unguarded, base_digest), spend, _why_unsearched(study, contender, held))
         for contender, spend in accepted
     ]
-    return _PlannedModel(planned, tuple(attacks), unguarded, tuple(skipped))
+    if lesson is not None:
+        attacks.append(_Planned(_lesson_work(study, division, shared), lesson))
+    groups = tuple(
+        tuple(replace(entry, work=Work(**{**dict(entry.work), **change})) for entry in attacks)
+        for change in ({}, *(_defended(entry.work) for entry in hardenings))
+    )
+    return _PlannedModel(planned, tuple(hardenings), groups, unguarded, (*skipped, *refused))
+
+
+def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...]) -> dict[str, Any]:
+    """What all works on a model have in common."""
+    return {
+        "model": choice,
+        "model_digest": target.digest,
+        "dtype": target.dtype,
+        "device": target.device.type,
+        "data": study.data,
+        "data_digest": records.digest,
+        "budget": study.budget,
+        "probes": study.probes,
+        "evaluators": evaluators,
+    }
+
+
+def _hardenings(
+    study: Study, defenders: list[_Defender], target: Target, division: Division, shared: dict[str, Any]
+) -> tuple[list[_Planned], list[Skipped]]:
+    """The training of each defence, and those that the data cannot feed."""
+    if not defenders:
+        return [], []
+    view, digest = division.defender_view(), division.supplements().digest
+    planned: list[_Planned] = []
+    skipped: list[Skipped] = []
+    for defender in defenders:
+        if lacking := missing(defender.defense.requires, view):
+            reason = f"needs {' and '.join(lacking)}, which the defender's part of the data does not hold"
+            skipped.append(Skipped(attack="", defense=defender.title, reason=reason, model=target.reference))
+            continue
+        try:
+            steps = sum(stage.steps for stage in defender.defense.stages(target, view, seed=study.seeds[0]))
+        except TemperingError as error:
+            raise InvalidStudy(f"the defence {defender.title!r} cannot be trained on {target.reference}: {error}") from None
+        work = Work(
+            kind="harden",
+            defense=defender.method,
+            defense_label=defender.label,
+            utility_floor=study.utility_floor,
+            supplements_digest=digest,
+            **shared,
+        )
+        planned.append(_Planned(work, {"steps": float(steps)}))
+    return planned, skipped
+
+
+def _defended(hardening: Work) -> dict[str, Any]:
+    """What makes a work on a model one on the model that a defence made of it."""
+    return {name: getattr(hardening, name) for name in ("defense", "defense_label", "utility_floor", "supplements_digest")}
+
+
+def _lesson(study: Study, target: Target, division: Division) -> dict[str, float] | None:
+    """What an honest user's fine-tuning is expected to use; ``None`` where the study does not ask or the data have nothing new."""
+    if study.trainability is None:
+        return None
+    supplements = division.supplements()
+    if not supplements.novel_train or not supplements.novel_test:
+        return None
+    return estimate(target, declare(study.trainability, supplements.novel_train, seed=0)).as_row()
+
+
+def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:
+    return Work(kind="novel", trainability=study.trainability, supplements_digest=division.supplements().digest, **shared)
 
 
 def _attack_work(
@@ -254,11 +368,14 @@ def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerVi
 
 
 def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
-    units: list[Unit] = []
+    """Everything but the hardenings: seed by seed, and within a seed target by target, so that what is loaded is used."""
+    first = [Unit(group[0].work, seeds[0]) for group in model.groups if group] if len(model.groups) > 1 else []
+    units = list(first)
     for position, seed in enumerate(seeds):
-        units.extend(Unit(work, seed) for work, _, _ in model.attacks)
-        if position == 0 and model.reference is not None:
-            units.append(Unit(model.reference, 0))
+        for number, group in enumerate(model.groups):
+            units += [unit for planned in group if (unit := Unit(planned.work, seed)) not in first or position]
+            if position == number == 0 and model.reference is not None:
+                units.append(Unit(model.reference, 0))
     return units
 
 

@@ -1,4 +1,4 @@
-"""The worker process: ``python -m tempering.engine.service DESCRIPTOR THREADS``.
+"""The worker process: ``python -m tempering.engine.service DESCRIPTOR THREADS MODELS``.
 
 It reads units from the socket that it inherits, runs them, and writes back every probe and result. It dies with its driver:
 the system kills it on Linux, and everywhere the end of the socket does.
@@ -13,7 +13,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from tempering.engine.channel import Channel
@@ -21,13 +23,17 @@ from tempering.engine.channel import Channel
 PR_SET_PDEATHSIG = 1
 """``prctl`` option of Linux: the signal to get when the parent dies."""
 
+TRAINING_SECONDS = 0.25
+"""Least time between two messages about the steps of a training."""
 
-def main(descriptor: int, threads: int) -> None:
+
+def main(descriptor: int, threads: int, models: Path) -> None:
     """Serve one driver until it closes the connection.
 
     Args:
         descriptor: of the inherited socket.
         threads: to compute with.
+        models: folder of the defended models.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     if sys.platform == "linux":
@@ -36,7 +42,7 @@ def main(descriptor: int, threads: int) -> None:
     channel = Channel(socket.socket(fileno=descriptor))
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
-    _serve(channel, inbox, threads)
+    _serve(channel, inbox, threads, models)
 
 
 def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -46,7 +52,7 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
     os._exit(0)  # the driver is gone, and nobody wants what is being computed
 
 
-def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: int) -> None:
+def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: int, models: Path) -> None:
     try:
         from tempering.engine.results import Probe, Trial  # imports here: they take seconds, in which the driver may die
         from tempering.engine.units import Unit
@@ -58,17 +64,25 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: 
         def tell(trial: Trial) -> None:
             channel.send({"kind": "trial", "number": trial.number, "outcome": trial.outcome})
 
-        worker = Worker()
+        last = time.monotonic()
+
+        def train(done: int, total: int, warning: str) -> None:
+            nonlocal last
+            if warning or time.monotonic() - last >= TRAINING_SECONDS:
+                last = time.monotonic()
+                channel.send({"kind": "training", "done": done, "total": total, "warning": warning})
+
+        worker = Worker(models)
         with reproducible(threads):
             channel.send({"kind": "ready"})
             while True:
                 unit = Unit.from_json(inbox.get())
                 channel.send({"kind": "started"})
-                channel.send({"kind": "result", "result": worker.run(unit, report, tell).as_json()})
+                channel.send({"kind": "result", "result": worker.run(unit, report, tell, train).as_json()})
     except Exception as error:
         channel.send({"kind": "error", "type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()})
         raise
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

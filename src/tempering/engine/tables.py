@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tempering.engine.results import COUNTS, NO_SPEND, SPEND, Probe, Tables, Trial
-from tempering.engine.units import Unit
+from tempering.engine.units import Unit, Work
 
 MEASURES = ("harm", "refusal", "utility", "over_refusal", "coherence", "divergence")
 """Measurements that every trajectory table has a column for; NaN where no evaluator gave it."""
@@ -108,7 +108,7 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
         work = unit.work
         search = manifest.get("search") or {"trials": 0, "spend": NO_SPEND}
         if work.hash not in configs:
-            configs[work.hash] = json.dumps(work.attack.config if work.attack else {}, sort_keys=True)
+            configs[work.hash] = json.dumps(_config(work), sort_keys=True)
         rows.append(
             {
                 "unit": unit.hash,
@@ -134,6 +134,15 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
     whole = {"seed", *COUNTS, *(f"search_{name}" for name in COUNTS)}
     types = {name: object if name in text else np.int64 if name in whole else np.float64 for name in columns}
     return pd.DataFrame(rows, columns=list(columns)).astype(types)
+
+
+def _config(work: Work) -> dict[str, Any]:
+    """The settings of what a unit does: of its attack, its defence or the honest user's training."""
+    if work.kind == "harden" and work.defense:
+        return work.defense.config
+    if work.trainability:
+        return work.trainability.model_dump(mode="json")
+    return work.attack.config if work.attack else {}
 
 
 def _trajectories(finished: Sequence[FinishedUnit]) -> pd.DataFrame:

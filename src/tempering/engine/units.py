@@ -11,12 +11,24 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.engine.search_space import PlannedSearch
-from tempering.study import SCHEMA_VERSION, Budget, DataChoice, ModelChoice, Need, ProbeSettings, Settings, Study, canonical_hash
+from tempering.study import (
+    SCHEMA_VERSION,
+    UNDEFENDED,
+    Budget,
+    DataChoice,
+    ModelChoice,
+    Need,
+    ProbeSettings,
+    Settings,
+    Study,
+    TrainabilitySettings,
+    canonical_hash,
+)
 
 CODE_VERSION = 2
 """Raised when a change of the code changes the rows that some unit leaves behind. Old results are then computed anew."""
 
-Kind = Literal["attack", "reference"]
+Kind = Literal["attack", "reference", "harden", "novel"]
 
 
 class ResolvedMethod(Settings):
@@ -43,7 +55,8 @@ class Work(Settings):
     """What is done to which model, before a seed is chosen.
 
     Attributes:
-        kind: ``attack``, or ``reference`` for one probe of the model without its safeguard.
+        kind: ``attack``; ``reference`` for one probe of the model without its safeguard; ``harden`` for the training of a defended model
+            with a probe before and after it; ``novel`` for an honest user's fine-tuning on a domain that the model does not know.
         model: the audited model.
         model_digest: SHA-256 of its weights and chat template.
         dtype: type of its weights, as loaded.
@@ -54,9 +67,13 @@ class Work(Settings):
         base_digest: that model's digest.
         data: which prompts.
         data_digest: SHA-256 of the dataset.
+        supplements_digest: SHA-256 of what the data hold beside the questions; only where a defence or an honest user is given it.
         defense: what is done to the model before it is attacked; ``None`` for nothing.
+        defense_label: what tables call that defence; ``""`` for its own name.
+        utility_floor: share of the model's utility below which the training of the defence is ended; only with a defence.
         attack: with the kind ``attack`` only.
         label: what tables call that attack; ``""`` for its own name.
+        trainability: how the honest user trains; with the kind ``novel`` only.
         withheld: data that the threat model does not allow an attacker; no attack is handed it, though it might make use of it.
         search: how the attacker looks for the attack's best settings; ``None`` takes those it has.
         budget: where the attack is cut off.
@@ -77,9 +94,13 @@ class Work(Settings):
     base_digest: str = ""
     data: DataChoice
     data_digest: str
+    supplements_digest: str = ""
     defense: ResolvedMethod | None = None
+    defense_label: str = ""
+    utility_floor: float | None = None
     attack: ResolvedMethod | None = None
     label: str = ""
+    trainability: TrainabilitySettings | None = None
     withheld: tuple[Need, ...] = ()
     search: PlannedSearch | None = None
     budget: Budget
@@ -95,7 +116,7 @@ class Work(Settings):
 
     @cached_property
     def untouched(self) -> str:
-        """SHA-256 of what decides the probe of the model before the attack; works that agree in it can share that probe."""
+        """SHA-256 of what decides the probe of the model as it came; works that agree in it can share that probe."""
         shared = ("model", "data", "probes", "evaluators", "schema_version", "code_version")
         return canonical_hash({name: value for name, value in self.deciding().items() if name in shared})
 
@@ -111,8 +132,8 @@ class Work(Settings):
 
     @property
     def defense_name(self) -> str:
-        """Registry name of the defence, ``"none"`` without."""
-        return self.defense.name if self.defense else "none"
+        """What the study calls the defence, its registry name where it has no label; ``"none"`` without."""
+        return self.defense_label or (self.defense.name if self.defense else UNDEFENDED)
 
     def deciding(self) -> dict[str, Any]:
         """Everything that decides the results, without what things are called and where they lie."""
@@ -131,6 +152,9 @@ class Work(Settings):
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
             **({"search": self.search.model_dump(mode="json")} if self.search else {}),  # units without one keep the hash they had
+            **({"utility_floor": self.utility_floor} if self.defense else {}),
+            **({"supplements": self.supplements_digest} if self.supplements_digest else {}),
+            **({"trainability": self.trainability.model_dump(mode="json")} if self.trainability else {}),
         }
 
 
@@ -151,11 +175,28 @@ class Unit:
         """Sixty-four hexadecimal digits that name this unit, the same in every process."""
         return canonical_hash({"work": self.work.hash, "seed": self.seed})
 
+    @cached_property
+    def defended(self) -> str:
+        """SHA-256 of what decides the defended model that this unit trains, or is done to; ``""`` without a defence.
+
+        The seed is among it: seed k attacks what seed k hardened, so that the training's own variance is in every interval.
+        """
+        if self.work.defense is None:
+            return ""
+        deciding = self.work.deciding()
+        shared = ("model", "data", "defense", "utility_floor", "supplements")
+        return canonical_hash({**{name: deciding.get(name) for name in shared}, "seed": self.seed})
+
     @property
     def label(self) -> str:
         """What a progress display calls it."""
-        name = self.work.attack_name.rpartition(":")[2]
-        return f"{name} seed {self.seed}" if self.work.kind == "attack" else "reference without the safeguard"
+        attack, defense = (name.rpartition(":")[2] for name in (self.work.attack_name, self.work.defense_name))
+        if self.work.kind == "reference":
+            return "reference without the safeguard"
+        if self.work.kind == "harden":
+            return f"hardening by {defense} seed {self.seed}"
+        behind = f" behind {defense}" if self.work.defense else ""
+        return f"{attack if self.work.kind == 'attack' else 'honest fine-tuning'} seed {self.seed}{behind}"
 
     def as_json(self) -> dict[str, Any]:
         """As plain values for :meth:`from_json`."""
@@ -168,27 +209,40 @@ class Unit:
 
 
 class Skipped(Settings):
-    """An attack that is not run, and why; reports list it among what was not tried."""
+    """An attack or a defence that is not run, and why; reports list it among what was not tried.
+
+    Attributes:
+        attack: what the study calls the attack; ``""`` where a defence is left out.
+        reason: why, as the end of a sentence that begins with its name.
+        model: reference of the model that this concerns.
+        defense: what the study calls the defence; ``""`` where an attack is left out.
+    """
 
     attack: str
     reason: str
     model: str = ""
+    defense: str = ""
 
 
 class Estimate(Settings):
-    """What one unit of an attack is expected to use.
+    """What one unit of an attack, or of another kind of work, is expected to use.
 
     Attributes:
         model: reference of the audited model.
-        attack: registry name.
+        defense: what the study calls the defence; ``"none"`` for the model as it came.
+        kind: of work; a reference has no estimate.
+        attack: what the study calls the attack; ``""`` for other kinds of work.
         trial: short hash of its configuration.
         units: how many units there are of it.
-        spend: of one unit, by the names in :data:`tempering.engine.results.SPEND`; its search left out.
+        spend: of one unit, by the names in :data:`tempering.engine.results.SPEND`; its search left out. The training of a defence names only
+            what its declaration tells: the steps.
         search_trials: settings that one unit tries first; 0 without a search.
         unsearched: why there is no search though the study asks for one, as the end of a sentence that begins with the attack's name.
     """
 
     model: str
+    defense: str = UNDEFENDED
+    kind: Kind = "attack"
     attack: str
     trial: str
     units: int
@@ -232,8 +286,8 @@ class Plan:
     Attributes:
         study: what was asked for.
         units: what will be computed, in the order in which it is started.
-        skipped: attacks that are left out.
-        estimates: expected use by model and attack.
+        skipped: attacks and defences that are left out.
+        estimates: expected use by model, defence and attack.
         targets: the models, as loaded.
     """
 

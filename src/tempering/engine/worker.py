@@ -1,4 +1,4 @@
-"""Runs one unit: loads the target, drives the attack, probes its checkpoints.
+"""Runs one unit: loads the target, drives the attack, or hardens the target, or teaches it, and probes what comes of it.
 
 The rows of a unit depend on the unit alone, not on the process it runs in or on what ran there before: every source of
 randomness is seeded by the unit, and probing leaves the attack's random state as it was.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ import torch
 
 from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
-from tempering.data.records import AttackerView, EvaluatorView
+from tempering.data.records import AttackerView, Division, EvaluatorView
+from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.loading import load_base, load_model, load_records, restrict
 from tempering.engine.nearness import Scale
 from tempering.engine.results import NO_SPEND, Probe, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
+from tempering.engine.trainability import Examination, declare, judge_of, lessons
 from tempering.engine.units import ResolvedMethod, Unit, Work
-from tempering.errors import UnusableData, UnusableModel
+from tempering.errors import StoreProblem, TemperingError, UnusableData, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.study import ModelChoice, Need
@@ -37,88 +40,180 @@ Notify = Callable[[Probe], None]
 Told = Callable[[Trial], None]
 """Told of every trial of a search when it is over."""
 
+Trained = Callable[[int, int, str], None]
+"""Told how the training of a defence goes: optimizer steps done, steps in all, and a warning or ``""``."""
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The divided data of a unit, with the views that most units need."""
+
+    division: Division
+    attacker: AttackerView
+    evaluator: EvaluatorView
+
 
 @dataclass
 class _Course:
     """How a unit has gone so far; what is in it stands whatever happens next."""
 
+    notify: Notify
     meter: Meter = field(default_factory=Meter)
     probes: list[Probe] = field(default_factory=list)
-    within: Spend = field(default_factory=Spend)
-    cut_off: bool = False
+    within: Spend | None = None
     search: SearchResult | None = None
+
+    def record(self, spend: Spend, measurements: dict[str, float], details: dict[str, Any]) -> None:
+        """Keep a probe, and tell of it."""
+        row = {name: float(value) for name, value in measurements.items()}
+        probe = Probe(len(self.probes), spend.as_row(), row, _plain(details))
+        self.probes.append(probe)
+        self.notify(probe)
 
 
 class Worker:
     """Runs units one after the other, and keeps what they share: one model, its data and the probe of it untouched."""
 
-    def __init__(self) -> None:
-        """Start with nothing loaded."""
+    def __init__(self, models: Path = Path(MODELS)) -> None:
+        """Start with nothing loaded.
+
+        Args:
+            models: folder of the defended models.
+        """
+        self._models = models
         self._target: tuple[tuple[Any, ...], Target] | None = None
-        self._views: tuple[tuple[Any, ...], tuple[AttackerView, EvaluatorView]] | None = None
-        self._untouched: tuple[str, tuple[Subject, dict[str, float]]] | None = None
+        self._views: tuple[tuple[Any, ...], _Data] | None = None
+        self._untouched: tuple[tuple[str, str], tuple[Subject, dict[str, float]]] | None = None
         self._scale: tuple[tuple[Any, ...], Scale] | None = None
         self._base: tuple[str, Target] | None = None
 
-    def run(self, unit: Unit, notify: Notify = lambda probe: None, told: Told = lambda trial: None) -> UnitResult:
+    def run(
+        self,
+        unit: Unit,
+        notify: Notify = lambda probe: None,
+        told: Told = lambda trial: None,
+        trained: Trained = lambda done, total, warning: None,
+    ) -> UnitResult:
         """Run one unit to its end or to its budget.
 
         Args:
             unit: what to do.
             notify: told of every probe.
             told: told of every trial of a search.
+            trained: told how the training of a defence goes.
 
         Returns:
-            Its outcome with every probe. Whatever goes wrong inside the attack, or in probing what it made, is an outcome.
+            Its outcome with every probe. Whatever goes wrong inside an attack or a training, or in probing what it made, is an outcome.
 
         Raises:
             UnusableModel: the model cannot be loaded, is not the one that was planned, or is too large to probe even untouched.
             UnusableData: the same of the data.
+            StoreProblem: a defended model cannot be written, or is not as it was written.
         """
         started = time.perf_counter()
-        course = _Course()
-        if unit.work.kind == "reference":
-            status, error = self._probe_reference(unit.work, course, notify)
-        else:
-            status, error = self._attack(unit, course, notify, told)
-        spend = course.within if course.cut_off else course.meter.spend()
+        course = _Course(notify)
+        match unit.work.kind:
+            case "reference":
+                status, error = self._probe_reference(unit.work, course)
+            case "harden":
+                status, error = self._harden(unit, course, trained)
+            case "novel":
+                status, error = self._teach(unit, course)
+            case "attack":
+                status, error = self._attack(unit, course, told)
+        spend = course.meter.spend() if course.within is None else course.within
         return UnitResult(status, error, course.probes, {**NO_SPEND, **spend.as_row()}, time.perf_counter() - started, course.search)
 
-    def _probe_reference(self, work: Work, course: _Course, notify: Notify) -> tuple[Status, str]:
+    def _probe_reference(self, work: Work, course: _Course) -> tuple[Status, str]:
         assert work.reference is not None
         target = _load_planned(work.reference, work.reference_digest)  # beside the audited model, which the next unit needs again
-        _, evaluated = self._data(work)
-        subject = Subject(target.model, target.chat, evaluated, work.probes)
-        _record(course, notify, Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
+        subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
+        course.record(Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
         return "completed", ""
 
-    def _attack(self, unit: Unit, course: _Course, notify: Notify, told: Told) -> tuple[Status, str]:
+    def _attack(self, unit: Unit, course: _Course, told: Told) -> tuple[Status, str]:
         work = unit.work
         assert work.attack is not None
-        target = self._load_attacked(work)
-        own, evaluated = self._data(work)
-        view = own.limited_to(frozenset(Need) - frozenset(work.withheld))
+        target = self._load_attacked(unit)
+        data = self._data(work)
+        view = data.attacker.limited_to(frozenset(Need) - frozenset(work.withheld))
         evaluators = _evaluators(work.evaluators)
-        untouched, measurements = self._probe_untouched(work, target, evaluated, evaluators)
-        _record(course, notify, Spend(), measurements, {})
+        untouched, measurements = self._probe_untouched(unit, target, evaluators)
+        course.record(Spend(), measurements, {})
         config = work.attack.config
         if work.search is not None:
             course.search = self._search(unit, work.search, view, told)
             config = configured(config, work.search.space, course.search.config)
-            target = self._load_attacked(work)  # a trial that crashed has had it loaded anew
+            target = self._load_attacked(unit)  # a trial that crashed has had it loaded anew
 
         def probe(checkpoint: Checkpoint) -> dict[str, float]:
-            subject = Subject(checkpoint.model, target.chat, evaluated, work.probes, untouched=untouched, asking=checkpoint.asking)
+            subject = Subject(checkpoint.model, target.chat, data.evaluator, work.probes, untouched=untouched, asking=checkpoint.asking)
             with randomness(unit.seed):
                 return examine(subject, evaluators)
 
         try:
             attack: Attack = registry.create("attacks", work.attack.name, config)
-            _drive(attack, target, view.limited_to(attack.requires | attack.uses), unit, course, probe, notify)
+            _drive(attack, target, view.limited_to(attack.requires | attack.uses), unit, course, probe)
         except AttackEnded as ended:
             return ended.outcome, one_line(str(ended) or ended.outcome)
         except Exception as error:
             self._forget_model()  # a crashed attack may have left hooks on it
+            return "failed", explain(error)
+        finally:
+            release_memory(is_large(target))
+        return "completed", ""
+
+    def _harden(self, unit: Unit, course: _Course, trained: Trained) -> tuple[Status, str]:
+        """Train a defended model, or take it from where it was trained before; probes 0 and 1 are of the model before and after it."""
+        from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
+
+        work = unit.work
+        target = self._load_target(work.model, work.model_digest)
+        data = self._data(work)
+        evaluators = _evaluators(work.evaluators)
+        untouched, measurements = self._probe_untouched(unit, target, evaluators)
+        course.record(Spend(), measurements, {})
+
+        def told(progress: TrainingProgress) -> None:
+            trained(progress.steps_done, progress.steps_total, progress.message if progress.kind == "warning" else "")
+
+        try:
+            place = place_of(unit, self._models)
+            made = train(job_of(unit), place, on_progress=told, target=target, view=data.division.defender_view())
+            hardened = load_defended(unit, self._models)
+            subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched)
+            with randomness(0):
+                measurements = examine(subject, evaluators)
+        except StoreProblem:
+            raise
+        except TemperingError as error:
+            return "failed", one_line(str(error))
+        except Exception as error:
+            self._forget_model()
+            return "failed", explain(error)
+        finally:
+            release_memory(is_large(target))
+        course.within = Spend(**made.record["spend"])
+        course.record(course.within, measurements, {"digest": made.record["digest"], "stages": made.record["stages"]})
+        return "completed", ""
+
+    def _teach(self, unit: Unit, course: _Course) -> tuple[Status, str]:
+        """Fine-tune the model as an honest user would."""
+        work = unit.work
+        assert work.trainability is not None
+        target = self._load_target_of(unit)
+        data = self._data(work)
+        supplements = data.division.supplements()
+        judge = judge_of(_evaluators(work.evaluators))
+        examination = Examination(target, supplements, data.evaluator.benign, work.probes, judge)
+        try:
+            course.record(Spend(), examination.untouched(), {})
+            declaration = declare(work.trainability, supplements.novel_train, unit.seed)
+            with randomness(unit.seed), closing(lessons(target, declaration, course.meter)) as moments:
+                for moment in moments:
+                    course.record(course.meter.spend(), examination.of(moment.model), {"loss": moment.loss})
+        except Exception as error:
+            self._forget_model()
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
@@ -131,25 +226,26 @@ class Worker:
         work = unit.work
         validation = own_validation(view, planned.settings.prompts)
         evaluators = judges(_evaluators(work.evaluators))
-        bench = Bench(lambda: self._load_attacked(work), self._forget_model, view, validation, evaluators, work.probes)
-        return search_settings(unit, planned, bench, self._scale_of(work, planned, validation, evaluators), told)
+        bench = Bench(lambda: self._load_attacked(unit), self._forget_model, view, validation, evaluators, work.probes)
+        return search_settings(unit, planned, bench, self._scale_of(unit, planned, validation, evaluators), told)
 
-    def _scale_of(self, work: Work, planned: PlannedSearch, validation: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
+    def _scale_of(self, unit: Unit, planned: PlannedSearch, validation: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
         """What the untouched model scores on the validation prompts, and the one without the safeguard, for all units that share both."""
-        key = (work.untouched, work.reference_digest, planned.settings.prompts)
+        work = unit.work
+        key = (work.untouched, unit.defended, work.reference_digest, planned.settings.prompts)
         if self._scale is None or self._scale[0] != key:
 
             def scores(target: Target) -> dict[str, float]:
                 return _examine_untouched(Subject(target.model, target.chat, validation, work.probes), evaluators, target.reference)
 
-            own = scores(self._load(work.model, work.model_digest))
+            own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
             self._scale = key, Scale(own["harm"], own.get("utility", math.nan), freed if freed > 0 else 1.0)
         return self._scale[1]
 
-    def _load_attacked(self, work: Work) -> Target:
+    def _load_attacked(self, unit: Unit) -> Target:
         """The target, with its public base where the attack is given it."""
-        target = self._load(work.model, work.model_digest)
+        work, target = unit.work, self._load_target_of(unit)
         if work.base is None:
             self._base = None
             return target
@@ -157,30 +253,40 @@ class Worker:
             self._base = work.base_digest, _unchanged(load_base(work.base, target), work.base_digest)
         return replace(target, public_base=self._base[1])
 
-    def _probe_untouched(
-        self, work: Work, target: Target, evaluated: EvaluatorView, evaluators: list[Evaluator]
-    ) -> tuple[Subject, dict[str, float]]:
-        """Probe 0, made once for all units that share model, data, probe settings and evaluators."""
-        if self._untouched is None or self._untouched[0] != work.untouched:
-            subject = Subject(target.model, target.chat, evaluated, work.probes)
-            self._untouched = work.untouched, (subject, _examine_untouched(subject, evaluators, target.reference))
+    def _probe_untouched(self, unit: Unit, target: Target, evaluators: list[Evaluator]) -> tuple[Subject, dict[str, float]]:
+        """Probe 0, made once for all units that share model, defence with its seed, data, probe settings and evaluators."""
+        work = unit.work
+        key = work.untouched, "" if work.kind == "harden" else unit.defended
+        if self._untouched is None or self._untouched[0] != key:
+            subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
+            self._untouched = key, (subject, _examine_untouched(subject, evaluators, target.reference))
         return self._untouched[1]
 
-    def _load(self, choice: ModelChoice, digest: str) -> Target:
-        key = (choice, digest)
+    def _load_target_of(self, unit: Unit) -> Target:
+        """What a unit is done to: the model that its defence made, or the model as it came."""
+        if not unit.defended:
+            return self._load_target(unit.work.model, unit.work.model_digest)
+        return self._kept((unit.work.model, unit.defended), lambda: load_defended(unit, self._models))
+
+    def _load_target(self, choice: ModelChoice, digest: str) -> Target:
+        return self._kept((choice, digest), lambda: _load_planned(choice, digest))
+
+    def _kept(self, key: tuple[Any, ...], load: Callable[[], Target]) -> Target:
+        """The model that is loaded already, or another one in its place."""
         if self._target is None or self._target[0] != key:
             self._forget_model()
-            self._target = key, _load_planned(choice, digest)
+            self._target = key, load()
         return self._target[1]
 
-    def _data(self, work: Work) -> tuple[AttackerView, EvaluatorView]:
-        key = (work.data, work.data_digest, work.probes.prompts)
+    def _data(self, work: Work) -> _Data:
+        key = (work.data, work.data_digest, work.supplements_digest, work.probes.prompts)
         if self._views is None or self._views[0] != key:
             records = load_records(work.data, work.model)
-            if records.digest != work.data_digest:
-                raise UnusableData(f"the data {records.name} has changed since the run was planned", "put it back, or start a new run")
             division = restrict(records, work.data.domains).divide(work.data.seed)
-            self._views = key, (division.attacker_view(), division.evaluator_view().limited(work.probes.prompts))
+            supplements = division.supplements().digest if work.supplements_digest else ""
+            if (records.digest, supplements) != (work.data_digest, work.supplements_digest):
+                raise UnusableData(f"the data {records.name} has changed since the run was planned", "put it back, or start a new run")
+            self._views = key, _Data(division, division.attacker_view(), division.evaluator_view().limited(work.probes.prompts))
         return self._views[1]
 
     def _forget_model(self) -> None:
@@ -215,24 +321,16 @@ def _drive(
     unit: Unit,
     course: _Course,
     probe: Callable[[Checkpoint], dict[str, float]],
-    notify: Notify,
 ) -> None:
     """Ask the attack for checkpoints until it ends or has spent more than its budget."""
-    budget = unit.work.budget
+    budget, within = unit.work.budget, Spend()
     with randomness(unit.seed), closing(checkpoints(attack, target, view, course.meter, budget=budget, seed=unit.seed)) as made:
         for checkpoint in made:
             if exceeds(checkpoint.spend, budget):
-                course.cut_off = True
+                course.within = within
                 return
-            course.within = checkpoint.spend
-            _record(course, notify, checkpoint.spend, probe(checkpoint), checkpoint.details)
-
-
-def _record(course: _Course, notify: Notify, spend: Spend, measurements: dict[str, float], details: dict[str, Any]) -> None:
-    row = {name: float(value) for name, value in measurements.items()}
-    probe = Probe(len(course.probes), spend.as_row(), row, _plain(details))
-    course.probes.append(probe)
-    notify(probe)
+            within = checkpoint.spend
+            course.record(within, probe(checkpoint), checkpoint.details)
 
 
 def _examine_untouched(subject: Subject, evaluators: list[Evaluator], reference: str) -> dict[str, float]:

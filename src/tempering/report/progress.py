@@ -87,7 +87,7 @@ class Display:
         self._console = Console(file=stream or sys.stderr, stderr=stream is None, highlight=False, soft_wrap=live is False)
         self._enabled = enabled
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
-        self._total, self._done, self._reused, self._failed = total, 0, 0, 0
+        self._total, self._done, self._reused, self._failed, self._left_out = total, 0, 0, 0, 0
         self._title = title
         self._running: dict[str, _Running] = {}
         self._clock = clock
@@ -123,25 +123,27 @@ class Display:
 
     def on_event(self, event: Event) -> None:
         """Take in one event of the engine."""
+        before = self._done
         self._total = event.total or self._total
         self._done = max(self._done, event.done)
-        line = self._take(event)
+        line = self._take(event, before)
         if not self._enabled or line is None:
             return
-        if self._live is None or event.kind in ("unit_failed", "warning"):
+        if self._live is None or event.kind in ("unit_failed", "left_out", "warning"):
             self._line(line)
 
     @property
     def seconds_left(self) -> float:
-        """Estimate from the pace so far, reused units left out; NaN while there is too little to go by."""
-        ours = self._total - self._reused
-        finished = self._done - self._reused + sum(unit.share for unit in self._running.values())
+        """Estimate from the pace so far, units that took no time left out; NaN while there is too little to go by."""
+        free = self._reused + self._left_out
+        ours = self._total - free
+        finished = self._done - free + sum(unit.share for unit in self._running.values())
         if ours <= 0 or finished < 0.02 * ours or finished <= 0:
             return float("nan")
         return (self._clock() - self._started) * max(ours - finished, 0) / finished
 
-    def _take(self, event: Event) -> str | None:
-        """Update the state; the plain line for this event, or ``None`` where it deserves none."""
+    def _take(self, event: Event, before: int) -> str | None:
+        """Update the state; the plain line for this event, or ``None`` where it deserves none. So many units were done before it."""
         match event.kind:
             case "preparing":
                 self._title = event.message
@@ -156,6 +158,10 @@ class Display:
             case "trial":
                 unit = self._running.setdefault(event.unit, _Running(event.label))
                 unit.trials_done, unit.trials_total, unit.searching = event.trials_done, event.trials_total, True
+                return None
+            case "training":
+                unit = self._running.setdefault(event.unit, _Running(event.label))
+                unit.steps_done, unit.steps_total = event.steps_done, event.steps_total
                 return None
             case "probe":
                 unit = self._running.setdefault(event.unit, _Running(event.label))
@@ -175,6 +181,9 @@ class Display:
             case "unit_reused":
                 self._reused += 1
                 return f"{self._place()} {event.label}: reused"
+            case "left_out":
+                self._left_out += event.done - before
+                return f"{self._place()} {event.message}: {event.label} failed"
             case "warning":
                 return f"warning: {event.message}"
             case _:
@@ -194,6 +203,8 @@ class Display:
             parts.append(f"{self._reused} reused")
         if self._failed:
             parts.append(f"{self._failed} failed")
+        if self._left_out:
+            parts.append(f"{self._left_out} left out")
         return ", ".join(parts) + (", stopped early" if interrupted else "")
 
     def _line(self, text: str) -> None:

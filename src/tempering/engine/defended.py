@@ -1,0 +1,72 @@
+"""Defended models of a run: trained once, kept in the run directory, and attacked by many units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tempering.engine.units import Unit
+from tempering.errors import UnusableModel
+from tempering.models import Target, load
+
+if TYPE_CHECKING:
+    from tempering.engine.hardening import HardeningJob
+
+MODELS = "models"
+"""Folder of the defended models in a run directory."""
+
+_CARD = "tempering.json"
+
+
+def job_of(unit: Unit) -> HardeningJob:
+    """The training that makes the model which a unit trains or is done to."""
+    from tempering.engine.hardening import HardeningJob  # here, because it builds on the worker, which needs this
+
+    work = unit.work
+    assert work.defense is not None
+    assert work.utility_floor is not None
+    return HardeningJob(
+        model=work.model,
+        model_digest=work.model_digest,
+        dtype=work.dtype,
+        device=work.device,
+        data=work.data,
+        data_digest=work.data_digest,
+        supplements_digest=work.supplements_digest,
+        defense=work.defense,
+        seed=unit.seed,
+        floor=work.utility_floor,
+    )
+
+
+def place_of(unit: Unit, models: Path) -> Path:
+    """Where the defended model of a unit stands, or will."""
+    return models / job_of(unit).hash[:16]
+
+
+def is_trained(unit: Unit, models: Path) -> bool:
+    """Whether the defended model of a unit is there."""
+    return (place_of(unit, models) / _CARD).is_file()
+
+
+def load_defended(unit: Unit, models: Path) -> Target:
+    """The defended model that a unit is done to, called by the name of the model that it was made from.
+
+    Raises:
+        UnusableModel: it is gone, or not the one that was trained.
+        StoreProblem: its files are not as they were written.
+    """
+    from tempering.engine.hardening import finished
+
+    place, choice = place_of(unit, models), unit.work.model
+    hardened = finished(job_of(unit), place)
+    if hardened is None:
+        raise UnusableModel(f"the model hardened by {unit.work.defense_name} with seed {unit.seed} is gone from {place}", _RESUME)
+    target = load(str(place), dtype=unit.work.dtype, device=choice.device, trust_remote_code=choice.trust_remote_code)
+    if target.digest != hardened.record["digest"]:
+        raise UnusableModel(f"the hardened model in {place} is not the one that was trained", f"remove that directory; {_RESUME}")
+    return replace(target, reference=choice.reference)
+
+
+_RESUME = "have it trained anew with: temper resume"
