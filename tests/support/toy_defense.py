@@ -1,4 +1,4 @@
-"""A defence for the engine's tests, loaded as ``path.py:Firm``: real training of a tiny model towards refusal, that can come to every end."""
+"""A defence for the engine's tests, loaded as ``path.py:Firm``: real training of a tiny model to refuse, that can come to every end."""
 
 from __future__ import annotations
 

@@ -234,8 +234,8 @@ class Estimate(Settings):
         attack: what the study calls the attack; ``""`` for other kinds of work.
         trial: short hash of its configuration.
         units: how many units there are of it.
-        spend: of one unit, by the names in :data:`tempering.engine.results.SPEND`; its search left out. The training of a defence names only
-            what its declaration tells: the steps.
+        spend: of one unit, by the names in :data:`tempering.engine.results.SPEND`; its search left out. Of the training of a defence only
+            the steps are known beforehand.
         search_trials: settings that one unit tries first; 0 without a search.
         unsearched: why there is no search though the study asks for one, as the end of a sentence that begins with the attack's name.
     """
