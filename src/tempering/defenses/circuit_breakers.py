@@ -38,18 +38,18 @@ class Rerouting(Objective):
             refusals: hazard prompts with refusals for answers.
             config: of :class:`CircuitBreakers`.
         """
-        self._examples = harmful, kept, refusals
+        self.examples = harmful, kept, refusals
         self._config = config
         self._pools: tuple[Pool, ...] = ()
-        self._original: PreTrainedModel | None = None
+        self.original: PreTrainedModel | None = None
         self._blocks: tuple[str, ...] = ()
         self._rerouted: tuple[str, ...] = ()
         self._moving: tuple[str, ...] = ()
 
     def begin(self, workshop: Workshop) -> None:
         """Encode the examples, copy the model and name the layers."""
-        self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate(self._examples))
-        self._original = copy.deepcopy(workshop.model).requires_grad_(False).eval()
+        self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate(self.examples))
+        self.original = copy.deepcopy(workshop.model).requires_grad_(False).eval()
         self._blocks = workshop.places.blocks
         layers = target_layers(self._config.depths, len(self._blocks))
         self._rerouted = tuple(self._blocks[layer] for layer in layers)
@@ -78,29 +78,43 @@ class Rerouting(Objective):
 
     def _reroute(self, workshop: Workshop, rows: Rows) -> Tensor:
         now, before = self._streams(workshop, rows, self._rerouted)
-        spoken = _answers(rows).to(now.device)
-        alike: Tensor = functional.cosine_similarity(now[:, spoken], before[:, spoken], dim=-1)
-        return functional.relu(alike).mean()
+        spoken = (rows.batch().labels != IGNORED).to(now.device)
+        return rerouting_loss(now[:, spoken], before[:, spoken])
 
     def _retain(self, workshop: Workshop, rows: Rows) -> Tensor:
         now, before = self._streams(workshop, rows, self._blocks)
         read = rows.batch().attention_mask.bool().to(now.device)
-        moved: Tensor = torch.linalg.vector_norm(now[:, read] - before[:, read], dim=-1)
-        return moved.mean()
+        return retention_loss(now[:, read], before[:, read])
 
     def _streams(self, workshop: Workshop, rows: Rows, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The residual stream after some blocks, of the model and of the original: (blocks, rows, tokens, hidden), float32."""
         with outputs_of(workshop.model, names) as now:
             workshop.run(rows)
-        assert self._original is not None
-        with torch.no_grad(), outputs_of(self._original, names) as before:
-            workshop.run(rows, self._original)
+        assert self.original is not None
+        with torch.no_grad(), outputs_of(self.original, names) as before:
+            workshop.run(rows, self.original)
         return tuple(torch.stack([kept[name].float() for name in names]) for kept in (now, before))  # type: ignore[return-value]
 
 
-def _answers(rows: Rows) -> Tensor:
-    """(rows, tokens): where a token of the answer is read."""
-    return rows.batch().labels != IGNORED
+def rerouting_loss(now: Tensor, before: Tensor) -> Tensor:
+    """Mean of ReLU(cos(h, h_orig)): nothing is gained beyond a right angle.
+
+    Args:
+        now: (layers, positions, hidden), of the model that is trained.
+        before: likewise of the original.
+    """
+    return functional.relu(functional.cosine_similarity(now, before, dim=-1)).mean()
+
+
+def retention_loss(now: Tensor, before: Tensor) -> Tensor:
+    """Mean of ||h - h_orig||, in units of the stream; its slope where nothing has moved is taken for zero.
+
+    Args:
+        now: (layers, positions, hidden), of the model that is trained.
+        before: likewise of the original.
+    """
+    distances: Tensor = torch.linalg.vector_norm(now - before, dim=-1)
+    return distances.mean()
 
 
 def target_layers(depths: Sequence[float], layers: int) -> list[int]:

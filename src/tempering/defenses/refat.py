@@ -36,7 +36,7 @@ class RefusalUnderAblation(Objective):
         self._hazard, self._kept = list(hazard), list(kept)
         self._config = config
         self._pools: tuple[Pool, ...] = ()
-        self._blocks: tuple[Block, ...] = ()
+        self.blocks: tuple[Block, ...] = ()
         self._positions = 1
         self.directions = torch.empty(0)
         self.harmless = torch.empty(0)
@@ -45,7 +45,7 @@ class RefusalUnderAblation(Objective):
         """Encode the examples and name the target layers."""
         self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate((self._hazard, self._kept)))
         blocks = blocks_of(workshop.model)
-        self._blocks = blocks[-max(1, math.ceil(self._config.layer_share * len(blocks) - 1e-9)) :]
+        self.blocks = blocks[-max(1, math.ceil(self._config.layer_share * len(blocks) - 1e-9)) :]
         self._positions = min(self._config.positions, max(1, len(workshop.chat.post_instruction_ids)))
 
     def step(self, workshop: Workshop) -> dict[str, float]:
@@ -54,7 +54,7 @@ class RefusalUnderAblation(Objective):
             self._find_directions(workshop)
         size = self._config.training.batch_size
         hazard = self._pools[0].rows(workshop.step, size)
-        units, offsets = self._drawn(workshop, len(hazard))
+        units, offsets = self.drawn(workshop, len(hazard))
         with self._without(workshop, units, offsets):
             refusal = workshop.run(hazard).cross_entropy()
         refusal.backward()  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ class RefusalUnderAblation(Objective):
     def _find_directions(self, workshop: Workshop) -> None:
         """Mean(hazard) - mean(harmless), normalised, after every target layer, of prompts drawn for this step and the present weights."""
         generator = workshop.generator(1)
-        names = [block.name for block in self._blocks]
+        names = [block.name for block in self.blocks]
         training = workshop.model.training
         workshop.model.eval()
         means = []
@@ -85,7 +85,7 @@ class RefusalUnderAblation(Objective):
         workshop.model.train(training)
         self.directions, self.harmless = functional.normalize(means[0] - means[1], dim=-1), means[1]
 
-    def _drawn(self, workshop: Workshop, rows: int) -> tuple[Tensor, Tensor]:
+    def drawn(self, workshop: Workshop, rows: int) -> tuple[Tensor, Tensor]:
         """What each row is ablated of.
 
         Returns:
@@ -96,15 +96,15 @@ class RefusalUnderAblation(Objective):
         position = torch.from_numpy(generator.integers(self._positions, size=rows))
         units = self.directions[:, position]
         if config.direction == "drawn":
-            layer = torch.from_numpy(generator.integers(len(self._blocks), size=rows))
+            layer = torch.from_numpy(generator.integers(len(self.blocks), size=rows))
             units = self.directions[layer, position].expand_as(units)
         units = units * torch.from_numpy(chosen).to(units)[:, None]
         return units, (units * self.harmless[:, position]).sum(-1)
 
     def _without(self, workshop: Workshop, units: Tensor, offsets: Tensor) -> AbstractContextManager[None]:
         if self._config.places == "everywhere":
-            return ablated_everywhere(workshop.model, self._blocks, units)
-        return ablated(workshop.model, self._blocks, units, offsets if self._config.add_back else None)
+            return ablated_everywhere(workshop.model, self.blocks, units)
+        return ablated(workshop.model, self.blocks, units, offsets if self._config.add_back else None)
 
 
 class ReFATTraining(DefenseTraining):
