@@ -116,6 +116,7 @@ def test_the_card_is_filled_in(name: str) -> None:
     assert method.source.strip()
     assert len(method.claim) > 40, "a claim card quotes it"
     assert method.withholds in {"refusal", "absence", "collapse"}
+    assert set(method.resists) <= set(registry.names("attacks"))
     assert method.needs <= defense_of(name).requires <= frozenset(Material)
     assert registry.card("defenses", name).needs
 

@@ -39,6 +39,8 @@ class Defense(ABC):
         needs: data it cannot do without.
         withholds: ``refusal`` (the model knows, and declines), ``absence`` (it does not know any more) or ``collapse`` (what is
             tampered with becomes useless).
+        resists: registry names of the attacks that the claim is about; the verdict of a claim card rests on them. Empty where nothing is
+            claimed.
     """
 
     Config: ClassVar[type[Settings]]
@@ -46,6 +48,7 @@ class Defense(ABC):
     claim: ClassVar[str]
     needs: ClassVar[frozenset[Material]]
     withholds: ClassVar[str]
+    resists: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""
