@@ -50,8 +50,6 @@ def figures(run: Run, command: str) -> dict[str, Any]:
         "search": None if study.search is None else study.search.trials,
         "wall_hours_of_workers": round(float(units["wall_s"].sum()) / 3600, 2),
         "machine": {name: environment[name] for name in _MACHINE if name in environment},
-            name: environment[name] for name in ("cpu", "cores", "memory_gib", "accelerator", "torch", "tempering") if name in environment
-        },
         "attacks": {title: {"name": name, "family": str(registry.get("attacks", name).family)} for title, name in attacks.items()},
         "control": _side(run, CONTROL),
         "defenses": {
