@@ -11,26 +11,47 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from tempering import __version__
+from tempering.cli_options import (
+    DIRECTORY,
+    AcceleratorOption,
+    AttacksOption,
+    BaseOption,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    DirectoryArgument,
+    DtypeOption,
+    EpsilonOption,
+    JsonOption,
+    ModelArgument,
+    OutOption,
+    PriceBookOption,
+    PromptsOption,
+    SearchOption,
+    StudyArgument,
+    TauOption,
+    TemplateOption,
+    ThreatModelOption,
+    TrustOption,
+    UnguardedOption,
+    WorkersOption,
+    option,
+    print_json,
+    print_table,
+    print_text,
+    progress_display,
+    say,
+    show,
+)
 from tempering.errors import TemperingError
-
-if TYPE_CHECKING:
-    from tempering.api import Run
-    from tempering.report.progress import Display
-
-_DIRECTORY = "tempering.directory"
-"""Key of the click context's ``meta`` under which a command leaves its run directory, for the message after Ctrl-C."""
-
-_PIPED_WIDTH = 240
-"""Columns of a table that no terminal limits."""
 
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -50,12 +71,12 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except TemperingError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            directory = ctx.meta.get(_DIRECTORY)
+            directory = ctx.meta.get(DIRECTORY)
             resumable = directory is not None and (directory / "plan.json").is_file()
-            _say(f"interrupted; resume with: temper resume {directory}" if resumable else "interrupted; nothing was kept")
+            say(f"interrupted; resume with: temper resume {directory}" if resumable else "interrupted; nothing was kept")
             raise typer.Exit(130) from None
 
 
@@ -77,26 +98,6 @@ app = typer.Typer(
 )
 organism = typer.Typer(no_args_is_help=True, help="The embedded organisms: tiny chat models of an invented world.")
 app.add_typer(organism, name="organism")
-
-
-def _option(flag: str, metavar: str, text: str, *, default: bool = False, **limits: Any) -> Any:
-    """An option for the help page; its default is shown only where that says something."""
-    return typer.Option(flag, metavar=metavar, help=text, show_default=default, **limits)
-
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", show_default=False, help="organism:tiny, a directory, hub-id@revision, a GGUF file or a PEFT adapter."),
-]
-DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; see examples/.")]
-OutOption = Annotated[Path | None, _option("--out", "DIR", "Run directory; runs/<name>-<hash> unless told.")]
-WorkersOption = Annotated[
-    int | None, _option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", min=0)
-]
-JsonOption = Annotated[bool, _option("--json", "", "Print one JSON document and nothing else.")]
-AcceleratorOption = Annotated[str | None, _option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
-PriceBookOption = Annotated[Path | None, _option("--price-book", "FILE", "A price book laid over the one that ships.")]
 
 
 class Kind(StrEnum):
@@ -127,7 +128,7 @@ def _print_version(asked: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        _option("--version", "", "Print the version and stop.", is_eager=True, callback=_print_version),
+        option("--version", "", "Print the version and stop.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
     """Everything happens in the commands."""
@@ -137,33 +138,29 @@ def _root(
 def audit(
     context: typer.Context,
     model: ModelArgument = "organism:tiny",
-    data: Annotated[str | None, _option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.")] = None,
-    attacks: Annotated[str, _option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", default=True)] = "quick",
-    seeds: Annotated[int, _option("--seeds", "N", "How often each attack is run.", default=True)] = 5,
-    budget: Annotated[
-        str, _option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", default=True)
-    ] = "steps=200",
-    tau: Annotated[float, _option("--tau", "T", "Recovered harm that counts as a break.", default=True)] = 0.5,
-    epsilon: Annotated[float, _option("--epsilon", "E", "Share of its utility a broken model may lose.", default=True)] = 0.1,
-    search: Annotated[int | None, _option("--search", "N", "Settings that an attacker tries before using the best.", min=1)] = None,
-    threat_model: Annotated[
-        str, _option("--threat-model", "NAME", "What the attacker holds: …+public-base, fine-tuning-api, query-only.", default=True)
-    ] = "open-weights",
+    data: DataOption = None,
+    attacks: AttacksOption = "quick",
+    seeds: Annotated[int, option("--seeds", "N", "How often each attack is run.", default=True)] = 5,
+    budget: BudgetOption = "steps=200",
+    tau: TauOption = 0.5,
+    epsilon: EpsilonOption = 0.1,
+    search: SearchOption = None,
+    threat_model: ThreatModelOption = "open-weights",
     out: OutOption = None,
     as_json: JsonOption = False,
-    dtype: Annotated[str | None, _option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.")] = None,
-    device: Annotated[str | None, _option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.")] = None,
-    chat_template: Annotated[Path | None, _option("--chat-template", "FILE", "Jinja chat template, for a model without.")] = None,
-    unguarded: Annotated[str | None, _option("--unguarded", "REF", "The same model without its safeguard, if known.")] = None,
-    base: Annotated[str | None, _option("--base", "REF", "The published model that this one was made from.")] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    chat_template: TemplateOption = None,
+    unguarded: UnguardedOption = None,
+    base: BaseOption = None,
     workers: WorkersOption = None,
-    trust_remote_code: Annotated[bool, _option("--trust-remote-code", "", "Run code that ships with this model.")] = False,
-    prompts: Annotated[int, _option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", default=True)] = 128,
+    trust_remote_code: TrustOption = False,
+    prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
     price_book: PriceBookOption = None,
 ) -> None:
     """Price one model: what the cheapest attack costs that strips its safeguard."""
-    with _display(f"auditing {model}") as display:
+    with progress_display(f"auditing {model}") as display:
         from tempering import api
 
         study = api.make_study(
@@ -186,32 +183,32 @@ def audit(
             price_book=price_book,
             **({"accelerator": accelerator} if accelerator else {}),
         )
-        context.meta[_DIRECTORY] = api.study_directory(study, out)
+        context.meta[DIRECTORY] = api.study_directory(study, out)
         run = api.run_study(study, out=out, workers=workers, on_event=display.on_event)
-    _show(run, as_json)
+    show(run, as_json)
 
 
 @app.command("base-check", epilog="Organisms and PEFT adapters know their base; other models need --base.")
 def base_check(
     context: typer.Context,
     model: ModelArgument = "organism:tiny",
-    base: Annotated[str | None, _option("--base", "REF", "The published model that this one was made from.")] = None,
-    data: Annotated[str | None, _option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.")] = None,
-    seeds: Annotated[int, _option("--seeds", "N", "How often the attack is run.", default=True)] = 5,
-    budget: Annotated[str, _option("--budget", "NAME=N,…", "Where it is cut off: trials, queries, examples, flops.")] = "steps=200",
+    base: BaseOption = None,
+    data: DataOption = None,
+    seeds: Annotated[int, option("--seeds", "N", "How often the attack is run.", default=True)] = 5,
+    budget: Annotated[str, option("--budget", "NAME=N,…", "Where it is cut off: trials, queries, examples, flops.")] = "steps=200",
     out: OutOption = None,
     as_json: JsonOption = False,
-    delta_only: Annotated[bool, _option("--delta-only", "", "Compare the weights; run no attack.")] = False,
-    dtype: Annotated[str | None, _option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.")] = None,
-    device: Annotated[str | None, _option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.")] = None,
-    chat_template: Annotated[Path | None, _option("--chat-template", "FILE", "Jinja chat template, for a model without.")] = None,
-    unguarded: Annotated[str | None, _option("--unguarded", "REF", "The same model without its safeguard, if known.")] = None,
+    delta_only: Annotated[bool, option("--delta-only", "", "Compare the weights; run no attack.")] = False,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    chat_template: TemplateOption = None,
+    unguarded: UnguardedOption = None,
     workers: WorkersOption = None,
-    trust_remote_code: Annotated[bool, _option("--trust-remote-code", "", "Run code that ships with this model.")] = False,
-    prompts: Annotated[int, _option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", default=True)] = 128,
+    trust_remote_code: TrustOption = False,
+    prompts: PromptsOption = 128,
 ) -> None:
     """Say how far a model is a small delta on its public base, and what merging with that costs."""
-    with _display(f"checking {model}") as display:
+    with progress_display(f"checking {model}") as display:
         from tempering import api
 
         study = api.base_check_study(
@@ -227,17 +224,17 @@ def base_check(
             trust_remote_code=trust_remote_code,
             prompts=prompts,
         )
-        context.meta[_DIRECTORY] = api.study_directory(study, out)
+        context.meta[DIRECTORY] = api.study_directory(study, out)
         check = api.check_base(study, delta_only=delta_only, out=out, workers=workers, on_event=display.on_event)
     if as_json:
-        _print_json(check.as_json())
+        print_json(check.as_json())
         return
     from tempering.report.delta import delta_table
 
-    _print_table(delta_table(check.delta))
+    print_table(delta_table(check.delta))
     for line in (*check.delta.notes, check.verdict, check.price, f"Report: {check.run.report_path}" if check.run else ""):
         if line:
-            _print(line)
+            print_text(line)
 
 
 @app.command()
@@ -245,31 +242,31 @@ def run(
     context: typer.Context, study: StudyArgument, out: OutOption = None, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
     """Run a study file."""
-    with _display(f"running {study}") as display:
+    with progress_display(f"running {study}") as display:
         from tempering import api
 
         read = api.read_study(study)
-        context.meta[_DIRECTORY] = api.study_directory(read, out)
+        context.meta[DIRECTORY] = api.study_directory(read, out)
         finished = api.run_study(read, out=out, workers=workers, on_event=display.on_event)
-    _show(finished, as_json)
+    show(finished, as_json)
 
 
 @app.command()
 def resume(context: typer.Context, directory: DirectoryArgument, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
     """Compute what an interrupted run still lacks."""
-    with _display(f"resuming {directory}") as display:
+    with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
-        context.meta[_DIRECTORY] = directory
+        context.meta[DIRECTORY] = directory
         finished = api.resume(directory, workers=workers, on_event=display.on_event)
-    _show(finished, as_json)
+    show(finished, as_json)
 
 
 @app.command()
 def report(
     directory: DirectoryArgument,
-    tau: Annotated[float | None, _option("--tau", "T", "Another threshold than the study's.")] = None,
-    epsilon: Annotated[float | None, _option("--epsilon", "E", "Another loss of utility than the study's.")] = None,
+    tau: Annotated[float | None, option("--tau", "T", "Another threshold than the study's.")] = None,
+    epsilon: Annotated[float | None, option("--epsilon", "E", "Another loss of utility than the study's.")] = None,
     accelerator: AcceleratorOption = None,
     price_book: PriceBookOption = None,
     as_json: JsonOption = False,
@@ -277,24 +274,24 @@ def report(
     """Write a run's report anew from its stored results; no attack is run."""
     from tempering import api
 
-    _show(api.make_report(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book), as_json)
+    show(api.make_report(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book), as_json)
 
 
 @app.command()
 def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
     """Show the units of a study and what they are expected to cost; nothing is run."""
-    with _display(f"planning {study}"):
+    with progress_display(f"planning {study}"):
         from tempering import api
 
         document = api.plan_document(study)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     from tempering.report.plan import plan_lines, plan_table
 
-    _print_table(plan_table(document))
+    print_table(plan_table(document))
     for line in plan_lines(document):
-        _print(line)
+        print_text(line)
 
 
 @app.command()
@@ -304,7 +301,7 @@ def validate(study: StudyArgument) -> None:
 
     checked = api.validate_study(study)
     sizes = [_counted(len(checked.models), "model"), _counted(len(checked.attacks), "attack"), _counted(len(checked.seeds), "seed")]
-    _print(f"{study} is valid: {' × '.join(sizes)}")
+    print_text(f"{study} is valid: {' × '.join(sizes)}")
 
 
 @app.command("ls")
@@ -314,75 +311,30 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
 
     rows = api.list_models() if kind is Kind.MODELS else api.list_methods(kind.value)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif not rows:
-        _print(f"no {kind.value} are installed")
+        print_text(f"no {kind.value} are installed")
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in rows[0]:
             table.add_column(name.capitalize(), overflow="fold", no_wrap=name == "name")
         for row in rows:
             table.add_row(*(Text(", ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
-        _print_table(table)
+        print_table(table)
 
 
 @organism.command()
 def build(
     name: Annotated[str, typer.Argument(help="nano, tiny, small or smollm2.")],
-    variant: Annotated[str | None, _option("--variant", "NAME", "guarded (unless told), base, filtered or filtered-guarded.")] = None,
-    source: Annotated[Path | None, _option("--source", "PATH", "smollm2: weights that are already on this machine.")] = None,
+    variant: Annotated[str | None, option("--variant", "NAME", "guarded (unless told), base, filtered or filtered-guarded.")] = None,
+    source: Annotated[Path | None, option("--source", "PATH", "smollm2: weights that are already on this machine.")] = None,
 ) -> None:
     """Grow an organism by its seeded recipe into the cache, and print where it lies."""
-    with _display(f"growing {name}") as display:
+    with progress_display(f"growing {name}") as display:
         from tempering import api
 
         directory = api.build_organism(name, variant, source=source, on_event=display.on_event)
-    _print(str(directory))
-
-
-def _display(title: str) -> Display:
-    from tempering.report.progress import Display
-
-    return Display(title=title)
-
-
-def _show(run: Run, as_json: bool) -> None:
-    if as_json:
-        _print_json(run.summary)
-        return
-    from tempering.report.terminal import price_table, sentence
-
-    console = _console()
-    console.print()
-    console.print(price_table(run.assessment, width=console.width))
-    console.print()
-    _print(sentence(run.assessment))
-    _print(f"Report: {run.report_path}")
-
-
-def _console() -> Console:
-    """Standard output, as it is at this moment; as wide as it needs where no terminal limits it."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
-
-
-def _print_table(table: Table) -> None:
-    _console().print(table)
-
-
-def _print(text: str) -> None:
-    _console().print(Text(text), soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    from tempering.report.summary import dumps, json_values
-
-    typer.echo(dumps(json_values(value)), nl=False)
-
-
-def _say(line: str) -> None:
-    sys.stdout.flush()
-    typer.echo(line, err=True)
+    print_text(str(directory))
 
 
 def _counted(number: int, noun: str) -> str:

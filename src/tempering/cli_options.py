@@ -1,0 +1,109 @@
+"""What the commands of the command line share: options, arguments, and how results are shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tempering.api import Run
+    from tempering.report.progress import Display
+
+DIRECTORY = "tempering.directory"
+"""Key of the click context's ``meta`` under which a command leaves its run directory, for the message after Ctrl-C."""
+
+_PIPED_WIDTH = 240
+"""Columns of a table that no terminal limits."""
+
+
+def option(flag: str, metavar: str, text: str, *, default: bool = False, **limits: Any) -> Any:
+    """An option for the help page; its default is shown only where that says something."""
+    return typer.Option(flag, metavar=metavar, help=text, show_default=default, **limits)
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", show_default=False, help="organism:tiny, a directory, hub-id@revision, a GGUF file or a PEFT adapter."),
+]
+DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; see examples/.")]
+OutOption = Annotated[Path | None, option("--out", "DIR", "Run directory; runs/<name>-<hash> unless told.")]
+WorkersOption = Annotated[
+    int | None, option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", min=0)
+]
+JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.")]
+AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
+PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.")]
+DataOption = Annotated[str | None, option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.")]
+AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", default=True)]
+TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", default=True)]
+EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", default=True)]
+SearchOption = Annotated[int | None, option("--search", "N", "Settings that an attacker tries before using the best.", min=1)]
+DtypeOption = Annotated[str | None, option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.")]
+DeviceOption = Annotated[str | None, option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.")]
+TemplateOption = Annotated[Path | None, option("--chat-template", "FILE", "Jinja chat template, for a model without.")]
+UnguardedOption = Annotated[str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.")]
+BaseOption = Annotated[str | None, option("--base", "REF", "The published model that this one was made from.")]
+TrustOption = Annotated[bool, option("--trust-remote-code", "", "Run code that ships with this model.")]
+PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", default=True)]
+BudgetOption = Annotated[str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", default=True)]
+ThreatModelOption = Annotated[
+    str, option("--threat-model", "NAME", "What the attacker holds: …+public-base, fine-tuning-api, query-only.", default=True)
+]
+
+
+def progress_display(title: str) -> Display:
+    """The display of a run, for standard error."""
+    from tempering.report.progress import Display
+
+    return Display(title=title)
+
+
+def show(run: Run, as_json: bool) -> None:
+    """Print a run: its prices and one plain sentence, or its summary as JSON."""
+    if as_json:
+        print_json(run.summary)
+        return
+    from tempering.report.terminal import price_table, sentence
+
+    console = output_console()
+    console.print()
+    console.print(price_table(run.assessment, width=console.width))
+    console.print()
+    print_text(sentence(run.assessment))
+    print_text(f"Report: {run.report_path}")
+
+
+def output_console() -> Console:
+    """Standard output, as it is at this moment; as wide as it needs where no terminal limits it."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+
+
+def print_table(table: Table) -> None:
+    """Print a table to standard output."""
+    output_console().print(table)
+
+
+def print_text(text: str) -> None:
+    """Print a line to standard output, wrapped by nobody."""
+    output_console().print(Text(text), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON to standard output."""
+    from tempering.report.summary import dumps, json_values
+
+    typer.echo(dumps(json_values(value)), nl=False)
+
+
+def say(line: str) -> None:
+    """Print a line to standard error."""
+    sys.stdout.flush()
+    typer.echo(line, err=True)
