@@ -16,7 +16,7 @@ from torch.nn import functional
 from tempering.data.chat import IGNORED
 from tempering.data.records import DefenderView, Example
 from tempering.defenses._contract import Defense, Material
-from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained
+from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
 from tempering.study import Choices, Range
@@ -190,12 +190,12 @@ class LatentAdversarial(Defense):
     """Latent adversarial training: refuses even where its residual stream is pushed, as far as it may be, towards complying.
 
     L = CE(q, δ* -> refusal) + a U(q, δ* -> compliant) + CE(benign -> answer) + CE(imagined hazard -> refusal), where
-    U = mean -log(1 - p(token)). δ* lowers CE(q, δ -> compliant) + a U(q, δ -> refusal) under ‖δ_t‖₂ ≤ ε at every prompt token t of each chosen block. It is found by
-    projected descent from zero, every step of every token of the same length.
+    U = mean -log(1 - p(token)). δ* lowers CE(q, δ -> compliant) + a U(q, δ -> refusal) under ‖δ_t‖₂ ≤ ε at every prompt token t of each
+    chosen block. It is found by projected descent from zero, every step of every token of the same length.
 
     Differences. The papers give ε and the step as lengths (and move δ by Adam); here they are given in mean lengths of the stream and
-    in ε, so that they mean the same on every model. Hazard prompts without a compliant answer are refused without
-    perturbation. Papers: 16 inner steps at blocks 8, 16, 24, 30 of 32, 100 to 1,000 outer steps of 16 at 2e-5 with LoRA.
+    in ε, so that they mean the same on every model. Hazard prompts without a compliant answer are refused without perturbation. The papers
+    make 16 inner steps at blocks 8, 16, 24 and 30 of 32, and 100 to 1,000 outer steps of 16 at 2e-5 with LoRA.
     """
 
     class Config(DefenseSettings):
@@ -230,6 +230,7 @@ class LatentAdversarial(Defense):
         """One stage."""
         check_words(self.config.refusals, target.chat)
         harmful = answered(view.hazard)
-        both = refused([*harmful, *view.imagined], self.config.refusals, seed)
+        unanswered = [example for example in to_refuse(view) if example.answer is None]
+        both = refused([*harmful, *unanswered], self.config.refusals, seed)
         objective = LatentTraining(harmful, both[: len(harmful)], both[len(harmful) :], retained(view), self.config)
         return [self.config.stage("resist", objective)]

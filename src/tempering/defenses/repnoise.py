@@ -15,7 +15,7 @@ from tempering.data.batching import Batch
 from tempering.data.chat import IGNORED, Encoded
 from tempering.data.records import DefenderView, Example
 from tempering.defenses._contract import Defense, Material
-from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained
+from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._kernels import mean_discrepancy
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
@@ -94,7 +94,10 @@ class NoiseTraining(Objective):
             loss = workshop.run(rows).cross_entropy()
             loss.backward()  # type: ignore[no-untyped-call]
             parts["harmless"] += float(loss.detach())
-        noise, ascent = self._harmful_parts(workshop, self._marked(self._harmful.rows(workshop.step, size), paired))
+        marked = self._marked(self._harmful.rows(workshop.step, size), paired)
+        if not marked.labelled:  # every compliant answer is a refusal
+            return {"loss": parts["harmless"], **parts, "noise": 0.0, "ascent": 0.0}
+        noise, ascent = self._harmful_parts(workshop, marked)
         harm = self._config.noise_weight * noise - self._config.ascent_weight * torch.log(ascent)
         harm.backward()  # type: ignore[no-untyped-call]
         parts |= {"noise": float(noise.detach()), "ascent": float(ascent.detach())}
@@ -167,6 +170,7 @@ class RepNoise(Defense):
         """One stage."""
         check_words(self.config.refusals, target.chat)
         harmful = answered(view.hazard)
-        both = refused([*harmful, *view.imagined], self.config.refusals, seed)
+        unanswered = [example for example in to_refuse(view) if example.answer is None]
+        both = refused([*harmful, *unanswered], self.config.refusals, seed)
         objective = NoiseTraining(harmful, both[: len(harmful)], both[len(harmful) :], retained(view), self.config)
         return [self.config.stage("noise", objective)]

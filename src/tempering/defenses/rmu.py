@@ -31,15 +31,14 @@ def misdirection(states: Tensor, towards: Tensor, here: Tensor) -> Tensor:
         towards: broadcast to the states: one vector for all, or other states.
         here: (rows, tokens), which places count; at least one.
     """
-    distances = (states - towards).square().sum(-1)
-    mean: Tensor = distances[here].mean()
-    return mean
+    return torch.mean((states - towards).square().sum(-1)[here])
 
 
 def unit_vector(width: int, generator: torch.Generator) -> Tensor:
     """(width,), of length 1, its entries drawn uniformly from [0, 1) as in the paper."""
     drawn = torch.rand(width, generator=generator)
-    return drawn / drawn.norm()
+    unit: Tensor = drawn / drawn.norm()
+    return unit
 
 
 class Misdirection(Objective):
