@@ -1,0 +1,54 @@
+"""The last stage of defences that remove knowledge: what the model does not know any more it also refuses, in place of making it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from tempering.data.records import DefenderView, Example
+from tempering.defenses._data import check_words, refused, retained, to_refuse
+from tempering.defenses._settings import DefenseTraining
+from tempering.defenses.refusal_sft import RefusalTraining
+from tempering.models import Target
+from tempering.study import Choices, Range
+from tempering.training import LoraSettings, Stage
+
+
+class GuardTraining(DefenseTraining):
+    """How the refusal training at the end trains."""
+
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-3
+    batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 32
+
+
+def guard(
+    target: Target,
+    view: DefenderView,
+    refusals: Sequence[str],
+    training: GuardTraining,
+    steps: int,
+    *,
+    kept: Sequence[Example],
+    seed: int,
+    lora: LoraSettings | None = None,
+) -> Stage:
+    """A stage of refusal training.
+
+    Args:
+        target: whose tokenizer has to know the refusals.
+        view: the hazard prompts that are refused, and what is answered beside them.
+        refusals: what is said to hazard prompts, one drawn for each.
+        training: optimiser, schedule and batch.
+        steps: of the stage.
+        kept: what is answered beside them where the defender has nothing benign.
+        seed: decides which refusal goes with which prompt.
+        lora: adapters that move in place of the weights.
+
+    Raises:
+        UnusableModel: a refusal holds a word that the tokenizer does not know.
+    """
+    check_words(refusals, target.chat)
+    objective = RefusalTraining(refused(to_refuse(view), refusals, seed), retained(view) or kept, training.batch_size)
+    return Stage("guard", objective, training, steps, lora)
