@@ -15,7 +15,7 @@ SIZE = 3
 
 
 def boosting(strength: float, step_length: float = 0.3) -> AttenuatedHarm:
-    return AttenuatedHarm(REFUSED, KEPT, HARMFUL, SIZE, strength=strength, step_length=step_length)
+    return AttenuatedHarm(REFUSED, KEPT, HARMFUL, REFUSED, SIZE, strength=strength, step_length=step_length)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -31,7 +31,9 @@ def test_the_gradient_is_that_of_the_paper(family: str) -> None:
     here, there = deepcopy(workshop.model), deepcopy(workshop.model)
     here.zero_grad(set_to_none=True)
     there.zero_grad(set_to_none=True)
-    alignment = plain_cross_entropy(here, refusal) + plain_cross_entropy(here, kept)
+    guard = workshop.pool(REFUSED, 2).rows(1, SIZE)
+    assert [row.input_ids[:4] for row in guard.encoded] == [row.input_ids[:4] for row in harmful.encoded]
+    alignment = plain_cross_entropy(here, refusal) + plain_cross_entropy(here, kept) + plain_cross_entropy(here, guard)
     aligned = torch.autograd.grad(alignment, list(here.parameters()))
     harm = plain_cross_entropy(here, harmful)
     harmed = torch.autograd.grad(harm, list(here.parameters()))
@@ -50,19 +52,23 @@ def test_the_gradient_is_that_of_the_paper(family: str) -> None:
     assert parts["loss"] == pytest.approx(float((alignment + 2.5 * (harm - after)).detach()), rel=1e-4)
 
 
-def test_without_strength_it_is_refusal_training_exactly() -> None:
+def test_without_strength_it_is_refusal_training_on_the_harmful_prompts_too() -> None:
     objective, plain = boosting(0.0), RefusalTraining(REFUSED, KEPT, SIZE)
     boosted, trained = workshop_for(objective), workshop_for(plain)
     objective.step(boosted)
     plain.step(trained)
-    assert all(torch.equal(one, other) for one, other in zip(gradients(boosted), gradients(trained), strict=True))
+    guard = plain_cross_entropy(trained.model, trained.pool(REFUSED, 2).rows(0, SIZE))
+    more = torch.autograd.grad(guard, trained.trained())
+    for one, other, part in zip(gradients(boosted), gradients(trained), more, strict=True):
+        torch.testing.assert_close(one, other + part, rtol=1e-4, atol=1e-6)
 
 
-def test_two_passes_over_the_harmful_batch_are_charged() -> None:
+def test_two_passes_over_the_harmful_batch_and_one_over_its_refusals_are_charged() -> None:
     objective, plain = boosting(1.0), RefusalTraining(REFUSED, KEPT, SIZE)
     boosted, trained = workshop_for(objective), workshop_for(plain)
     objective.step(boosted)
     plain.step(trained)
-    rows = boosted.pool(HARMFUL, 2).rows(0, SIZE)
+    rows, guard = (boosted.pool(examples, 2).rows(0, SIZE) for examples in (HARMFUL, REFUSED))
     more = boosted.meter.spend().flops - trained.meter.spend().flops
-    assert more == 2 * boosted.count.training_step(rows.lengths, rows.labelled)
+    harm, refusing = (boosted.count.training_step(each.lengths, each.labelled) for each in (rows, guard))
+    assert more == 2 * harm + refusing

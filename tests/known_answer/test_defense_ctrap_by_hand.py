@@ -18,7 +18,7 @@ SIZE = 3
 
 
 def trapping(strength: float = 0.7, **more: object) -> CollapseTrap:
-    settings = {"step_length": 0.3, "normalised": True, "second_order": False, "reach": 1e-4, "token": "fish", **more}
+    settings = {"step_length": 0.3, "longest_step": 0.3, "normalised": True, "second_order": False, "reach": 1e-4, "token": "fish", **more}
     return CollapseTrap(REFUSED, KEPT, HARMFUL, SIZE, strength=strength, **settings)
 
 

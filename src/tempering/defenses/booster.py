@@ -15,11 +15,15 @@ from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
 from tempering.study import Range
-from tempering.training import Pool, Stage, Workshop
+from tempering.training import Stage, Workshop
 
 
 class AttenuatedHarm(RefusalTraining):
-    """f + λ [h(w) − h(w − α ∇h/‖∇h‖)], f the refusal training and h the loss of a harmful fine-tune; the step is held constant."""
+    """f + λ [h(w) − h(w − α ∇h/‖∇h‖)], f the refusal training and h the loss of a harmful fine-tune; the step is held constant.
+
+    f refuses the prompts of every batch of h once more: the bracket is smallest where h itself is, so that what answers it has to pull at
+    the same prompts.
+    """
 
     gradient_copies = 3
     """The harmful gradient, that after the step, and the weights to go back to."""
@@ -29,6 +33,7 @@ class AttenuatedHarm(RefusalTraining):
         refusals: Sequence[Example],
         kept: Sequence[Example],
         harmful: Sequence[Example],
+        guarded: Sequence[Example],
         batch_size: int,
         *,
         strength: float,
@@ -40,24 +45,27 @@ class AttenuatedHarm(RefusalTraining):
             refusals: hazard prompts with refusals for answers.
             kept: what must still be answered.
             harmful: hazard prompts with compliant answers.
+            guarded: the same prompts in the same order with refusals.
             batch_size: of each in a step.
             strength: λ.
             step_length: α, the length of the simulated step over all weights together.
         """
         super().__init__(refusals, kept, batch_size)
-        self._harmful = harmful
+        self._pairs = harmful, guarded
         self._strength = strength
         self._step_length = step_length
 
     def begin(self, workshop: Workshop) -> None:
         """Encode the examples."""
         super().begin(workshop)
-        self._harm: Pool = workshop.pool(self._harmful, 2)
+        self._harm, self._guard = (workshop.pool(examples, 2) for examples in self._pairs)
 
     def step(self, workshop: Workshop) -> dict[str, float]:
         """∇f + λ [∇h(w) − ∇h(w − α ∇h/‖∇h‖)]."""
         parts = super().step(workshop)
         weights = workshop.trained()
+        guard, gradient = cross_entropy_gradient(workshop, self._guard.rows(workshop.step, self._batch_size))
+        add_to_gradient(weights, gradient)
         rows = self._harm.rows(workshop.step, self._batch_size)
         harm, gradient = cross_entropy_gradient(workshop, rows)
         add_to_gradient(weights, gradient, self._strength)
@@ -65,8 +73,8 @@ class AttenuatedHarm(RefusalTraining):
         with shifted(weights, gradient, -self._step_length / length if length else 0.0):
             after, gradient = cross_entropy_gradient(workshop, rows)
         add_to_gradient(weights, gradient, -self._strength)
-        loss = parts.pop("loss") + self._strength * (harm - after)
-        return {"loss": loss, **parts, "harm": harm, "harm_after_step": after}
+        loss = parts.pop("loss") + guard + self._strength * (harm - after)
+        return {"loss": loss, **parts, "guard": guard, "harm": harm, "harm_after_step": after}
 
 
 class Booster(Defense):
@@ -103,10 +111,12 @@ class Booster(Defense):
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
         """One stage."""
         check_words(self.config.refusals, target.chat)
+        harmful = answered(view.hazard)
         objective = AttenuatedHarm(
             refused(to_refuse(view), self.config.refusals, seed),
             retained(view),
-            answered(view.hazard),
+            harmful,
+            refused(harmful, self.config.refusals, seed),
             self.config.training.batch_size,
             strength=self.config.strength,
             step_length=self.config.step_length,

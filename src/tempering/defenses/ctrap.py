@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tempering.data.chat import IGNORED, ChatFormat, Encoded
 from tempering.data.records import DefenderView, Example
@@ -35,6 +35,7 @@ class CollapseTrap(RefusalTraining):
         *,
         strength: float,
         step_length: float,
+        longest_step: float,
         normalised: bool,
         second_order: bool,
         reach: float,
@@ -48,7 +49,8 @@ class CollapseTrap(RefusalTraining):
             harmful: hazard prompts with compliant answers.
             batch_size: of each in a step.
             strength: λ.
-            step_length: α.
+            step_length: the least α.
+            longest_step: the greatest; each step draws one between them, evenly in the logarithm.
             normalised: whether the step is α long, or α times the gradient.
             second_order: whether the gradient goes through the step.
             reach: of the finite differences of a second-order term, as a share of the length of the weights.
@@ -57,7 +59,7 @@ class CollapseTrap(RefusalTraining):
         super().__init__(refusals, kept, batch_size)
         self._harmful = harmful
         self._strength = strength
-        self._step_length = step_length
+        self._step_lengths = step_length, longest_step
         self._normalised = normalised
         self._second_order = second_order
         self._reach = reach
@@ -80,7 +82,7 @@ class CollapseTrap(RefusalTraining):
         general = collapsed(self._general.rows(workshop.step, self._batch_size), self.token)
         harm, step = cross_entropy_gradient(workshop, harmful)
         length = norm(step)
-        scale = self._step_length
+        scale = self._drawn(workshop)
         if self._normalised:
             scale = scale / length if length else 0.0
         with shifted(weights, step, -scale):
@@ -89,6 +91,11 @@ class CollapseTrap(RefusalTraining):
             gradient = self._through_the_step(workshop, harmful, gradient, step, scale)
         add_to_gradient(weights, gradient, self._strength)
         return {"loss": parts.pop("loss") + self._strength * collapse, **parts, "harm": harm, "collapse": collapse}
+
+    def _drawn(self, workshop: Workshop) -> float:
+        """α of this step."""
+        low, high = self._step_lengths
+        return float(low * (high / low) ** workshop.generator(2).random())
 
     def _through_the_step(self, workshop: Workshop, harmful: Rows, outer: Vector, step: Vector, scale: float) -> Vector:
         """Jᵀ v for w ↦ w − scale · ∇h(w), v the gradient after the step.
@@ -148,6 +155,7 @@ class Ctrap(Defense):
             refusals: what is said to hazard prompts, one drawn for each.
             strength: λ.
             step_length: α.
+            longest_step: where given, every step draws α between ``step_length`` and this, evenly in the logarithm.
             normalised: divide the simulated step by the length of the gradient.
             second_order: the derivative goes through the simulated step.
             reach: of its finite differences, as a share of the length of the trained weights.
@@ -157,10 +165,17 @@ class Ctrap(Defense):
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         strength: Annotated[float, Field(ge=0), Range(0.01, 10, log=True)] = 0.1
         step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.1
+        longest_step: Annotated[float, Field(gt=0)] | None = None
         normalised: Annotated[bool, Choices((True, False))] = True
         second_order: Annotated[bool, Choices((False, True))] = False
         reach: Annotated[float, Field(gt=0, lt=1), OnlyIf("second_order", True)] = 1e-3
         token: Annotated[str, Field(min_length=1)] | None = None
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Ctrap.Config:
+            if self.longest_step is not None and self.longest_step < self.step_length:
+                raise ValueError("longest_step must not be below step_length")
+            return self
 
     source: ClassVar[str] = "Yi et al. 2025, arXiv 2505.16559"
     claim: ClassVar[str] = (
@@ -180,6 +195,7 @@ class Ctrap(Defense):
             self.config.training.batch_size,
             strength=self.config.strength,
             step_length=self.config.step_length,
+            longest_step=self.config.longest_step or self.config.step_length,
             normalised=self.config.normalised,
             second_order=self.config.second_order,
             reach=self.config.reach,
