@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempering.api import Run, audit, check_base, open_run
+    from tempering.comparison import compare
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "__version__", "audit", "check_base", "open_run"]
+__all__ = ["Run", "__version__", "audit", "check_base", "compare", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
+    if name == "compare":
+        from tempering.comparison import compare
+
+        return compare
     if name in __all__:
         from tempering import api
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tempering import __version__
+from tempering import __version__, cli_compare
 from tempering.cli_options import (
     DIRECTORY,
     AcceleratorOption,
@@ -163,6 +163,7 @@ def audit(
     with progress_display(f"auditing {model}") as display:
         from tempering import api
 
+        more: dict[str, Any] = {"accelerator": accelerator} if accelerator else {}
         study = api.make_study(
             model,
             data=data,
@@ -181,7 +182,7 @@ def audit(
             trust_remote_code=trust_remote_code,
             prompts=prompts,
             price_book=price_book,
-            **({"accelerator": accelerator} if accelerator else {}),
+            **more,
         )
         context.meta[DIRECTORY] = api.study_directory(study, out)
         run = api.run_study(study, out=out, workers=workers, on_event=display.on_event)
@@ -237,6 +238,9 @@ def base_check(
             print_text(line)
 
 
+cli_compare.register(app)
+
+
 @app.command()
 def run(
     context: typer.Context, study: StudyArgument, out: OutOption = None, workers: WorkersOption = None, as_json: JsonOption = False
@@ -287,8 +291,11 @@ def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(document)
         return
-    from tempering.report.plan import plan_lines, plan_table
+    from tempering.report.plan import others_table, plan_lines, plan_table
 
+    if (others := others_table(document)) is not None:
+        print_table(others)
+        print_text("")
     print_table(plan_table(document))
     for line in plan_lines(document):
         print_text(line)
@@ -300,7 +307,9 @@ def validate(study: StudyArgument) -> None:
     from tempering import api
 
     checked = api.validate_study(study)
-    sizes = [_counted(len(checked.models), "model"), _counted(len(checked.attacks), "attack"), _counted(len(checked.seeds), "seed")]
+    defended = [_counted(len(checked.defenses), "defence") + " and none"] if checked.defenses else []
+    sizes = [_counted(len(checked.models), "model"), *defended, _counted(len(checked.attacks), "attack")]
+    sizes.append(_counted(len(checked.seeds), "seed"))
     print_text(f"{study} is valid: {' × '.join(sizes)}")
 
 

@@ -21,6 +21,8 @@ _FLAGS = {
     "dtype": "--dtype",
     "threat_model": "--threat-model",
     "search": "--search",
+    "defenses": "--defenses",
+    "utility_floor": "--floor",
 }
 """The flag that gives a field of a study its value."""
 
@@ -30,6 +32,7 @@ def make_study(
     *,
     data: str | Path | None = None,
     attacks: str | Iterable[str | dict[str, Any]] = "quick",
+    defenses: str | Iterable[str | dict[str, Any]] | None = None,
     seeds: int | Iterable[int] = 5,
     budget: str | Budget = "steps=200",
     tau: float = 0.5,
@@ -45,15 +48,16 @@ def make_study(
     prompts: int = 128,
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
+    utility_floor: float = 0.9,
 ) -> Study:
-    """The study that the arguments of :func:`audit` describe.
+    """The study that the arguments of :func:`audit`, or of :func:`compare`, describe.
 
     Raises:
-        UnknownName: an attack of that name does not exist.
+        UnknownName: there is no attack or defence of that name.
         InvalidStudy: a value is out of its range; the message names the flag.
     """
     values = {
-        "name": study_name(model),
+        "name": study_name(model) if defenses is None else f"compare-{study_name(model)}",
         "models": [
             {
                 "reference": model,
@@ -66,6 +70,7 @@ def make_study(
             }
         ],
         "attacks": choose_attacks(attacks),
+        "defenses": () if defenses is None else choose_defenses(defenses),
         "seeds": seeds if isinstance(seeds, int) else list(seeds),
         "budget": _read_budget(budget),
         "threshold": {"tau": tau, "epsilon": epsilon},
@@ -75,9 +80,10 @@ def make_study(
         "probes": {"prompts": prompts},
         "accelerator": accelerator,
         "price_book": price_book,
+        "utility_floor": utility_floor,
     }
-    given = {"tau": tau, "epsilon": epsilon, "seeds": seeds, "prompts": prompts, "dtype": dtype}
-    return validated(values, {**given, "search": search, "threat_model": threat_model})
+    given = {"tau": tau, "epsilon": epsilon, "seeds": seeds, "prompts": prompts, "dtype": dtype, "search": search}
+    return validated(values, {**given, "threat_model": threat_model, "defenses": defenses, "utility_floor": utility_floor})
 
 
 def _read_budget(budget: str | Budget) -> Budget:
@@ -96,22 +102,33 @@ def choose_attacks(attacks: str | Iterable[str | dict[str, Any]]) -> list[Method
         UnknownName: there is none of that name.
         InvalidStudy: none is named.
     """
-    if isinstance(attacks, str):
-        if attacks.strip() in ("quick", "all"):
-            known = registry.names("attacks")
-            chosen: list[str | dict[str, Any]] = [name for name in known if attacks.strip() == "all" or registry.get("attacks", name).quick]
-        else:
-            chosen = [name.strip() for name in attacks.split(",") if name.strip()]
-    else:
-        chosen = list(attacks)
+    if isinstance(attacks, str) and attacks.strip() in ("quick", "all"):
+        attacks = [name for name in registry.names("attacks") if attacks.strip() == "all" or registry.get("attacks", name).quick]
+    return _choices("attacks", attacks, "write quick, all, or names separated by commas; see: temper ls attacks")
+
+
+def choose_defenses(defenses: str | Iterable[str | dict[str, Any]]) -> list[MethodChoice]:
+    """The defences that ``all`` or a list of names stands for, each one looked up; ``a+b`` is a chain, which ``all`` leaves out.
+
+    Raises:
+        UnknownName: there is none of that name.
+        InvalidStudy: none is named.
+    """
+    if isinstance(defenses, str) and defenses.strip() == "all":
+        defenses = [name for name in registry.names("defenses") if name != "chain"]
+    return _choices("defenses", defenses, "write all, or names separated by commas, a+b for a chain; see: temper ls defenses")
+
+
+def _choices(kind: str, named: str | Iterable[str | dict[str, Any]], how: str) -> list[MethodChoice]:
+    chosen = [name.strip() for name in named.split(",") if name.strip()] if isinstance(named, str) else list(named)
     if not chosen:
-        raise InvalidStudy("--attacks names no attack", "write quick, all, or names separated by commas; see: temper ls attacks")
+        raise InvalidStudy(f"--{kind} names no {registry.KINDS[kind]}", how)
     try:
         choices = [MethodChoice.model_validate(choice) for choice in chosen]
     except ValidationError as error:
-        raise InvalidStudy(f"--attacks cannot be read: {error.errors()[0]['msg']}", "give names, or {'name': ..., 'config': ...}") from None
+        raise InvalidStudy(f"--{kind} cannot be read: {error.errors()[0]['msg']}", "give names, or {'name': ..., 'config': ...}") from None
     for choice in choices:
-        registry.create("attacks", choice.name, choice.config)
+        registry.create(kind, choice.name, choice.config)
     return choices
 
 

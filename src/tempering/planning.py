@@ -18,20 +18,23 @@ def priced_plan(plan: Plan) -> dict[str, Any]:
     """The units of a plan and what the attacker would spend on them, as JSON values.
 
     Spend is the attacker's to the end of the budget; probes are not counted, nor is the asking between the trials of a search. A search
-    is reckoned as so many runs with the attack's own settings; stopping trials early makes it cheaper than that.
+    is reckoned as so many runs with the attack's own settings; stopping trials early makes it cheaper than that. What defences and honest
+    users spend is in no total. The compute of a defence depends on what its objective does and is not estimated.
 
     Args:
         plan: from :func:`tempering.api.plan_study`.
 
     Returns:
         ``study``, ``digest``, ``directory``, ``units`` (how many), ``accelerator``, ``threat_model``, ``attacks``, ``skipped`` and the
-        totals ``flops``, ``gpu_hours`` and ``usd``. ``attacks`` has one entry a model and attack, in the order in which they are
-        run: ``model``, ``attack``, ``trial``, ``units``, the spend of ``each`` run, ``search`` (``trials`` of each unit and ``flops``,
-        ``gpu_hours``, ``usd`` of all), ``unsearched`` (why there is none, where the study asks for one), and ``flops``, ``gpu_hours``
-        and ``usd`` of all runs and searches.
+        totals ``flops``, ``gpu_hours`` and ``usd``. ``attacks`` has one entry a model, defence and attack, in the order in which they are
+        run: ``model``, ``defense``, ``attack``, ``trial``, ``units``, the spend of ``each`` run, ``search`` (``trials`` of each unit and
+        ``flops``, ``gpu_hours``, ``usd`` of all), ``unsearched`` (why there is none, where the study asks for one), and ``flops``,
+        ``gpu_hours`` and ``usd`` of all runs and searches. With defences also ``hardening`` and ``trainability``: ``model``, ``defense``,
+        ``units``, and of one unit ``steps`` and ``flops`` (``None`` where it is not estimated).
     """
     accelerator = load_price_book(plan.study.price_book).accelerator(plan.study.accelerator)
-    attacks = [_entry(estimate, accelerator) for estimate in plan.estimates]
+    attacks = [_entry(estimate, accelerator) for estimate in plan.estimates if estimate.kind == "attack"]
+    others = {"hardening": _others(plan, "harden"), "trainability": _others(plan, "novel")}
     return {
         "study": plan.study.name,
         "digest": plan.study.digest,
@@ -39,10 +42,26 @@ def priced_plan(plan: Plan) -> dict[str, Any]:
         "units": len(plan.units),
         "accelerator": plan.study.accelerator,
         "threat_model": plan.study.threat_model.name,
+        **{name: entries for name, entries in others.items() if entries},
         "attacks": attacks,
         "skipped": [entry.model_dump(mode="json") for entry in plan.skipped],
         **{name: sum(entry[name] for entry in attacks) for name in _COSTS},
     }
+
+
+def _others(plan: Plan, kind: str) -> list[dict[str, Any]]:
+    """What is done beside the attacks, without a price, since no attacker pays for it."""
+    return [
+        {
+            "model": estimate.model,
+            "defense": estimate.defense,
+            "units": estimate.units,
+            "steps": estimate.spend["steps"],
+            "flops": estimate.spend.get("flops"),
+        }
+        for estimate in plan.estimates
+        if estimate.kind == kind
+    ]
 
 
 def _entry(estimate: Estimate, accelerator: Accelerator) -> dict[str, Any]:
@@ -50,6 +69,7 @@ def _entry(estimate: Estimate, accelerator: Accelerator) -> dict[str, Any]:
     search = runs * estimate.search_trials
     return {
         "model": estimate.model,
+        "defense": estimate.defense,
         "attack": estimate.attack,
         "trial": estimate.trial,
         "units": estimate.units,
