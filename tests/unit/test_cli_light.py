@@ -72,7 +72,7 @@ def test_models_are_listed_with_their_state(tmp_path: Path, monkeypatch: pytest.
 def test_the_examples_are_valid(path: Path) -> None:
     result = temper("validate", path)
     assert result.exit_code == 0, result.stderr
-    assert re.search(r"is valid: \d+ models? × \d+ attacks? × \d+ seeds?", result.stdout)
+    assert re.search(r"is valid: \d+ models? × (\d+ defences? and none × )?\d+ attacks? × \d+ seeds?", result.stdout)
 
 
 BAD_STUDIES = [
