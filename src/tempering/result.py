@@ -56,6 +56,21 @@ class Run:
         return self.assessment.prices
 
     @property
+    def multipliers(self) -> pd.DataFrame:
+        """What each defence multiplies the price by, one row a scope (an attack, a family, the best attacker) and currency."""
+        return self.assessment.multipliers
+
+    @property
+    def tax(self) -> pd.DataFrame:
+        """What each defence takes, one row each: utility, over-refusal, coherence, trainability, training."""
+        return self.assessment.tax
+
+    @property
+    def absence(self) -> pd.DataFrame:
+        """Whether what a defence withholds is gone, one row each, the undefended model among them."""
+        return self.assessment.absence
+
+    @property
     def trials(self) -> pd.DataFrame:
         """One row a trial of the searches: what it set, its outcome on the attacker's own prompts, its spend; empty without a search."""
         path = self.directory / "tables" / "trials.parquet"

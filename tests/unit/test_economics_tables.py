@@ -51,7 +51,7 @@ def test_order_is_settled():
     ("rows", "message"),
     [
         ([a_unit(), a_unit()], "units: 'u' occurs twice"),
-        ([a_unit(kind="attcak")], "units: kind 'attcak' is unknown; known: attack, reference"),
+        ([a_unit(kind="attcak")], "units: kind 'attcak' is unknown; known: attack, reference, harden, novel"),
         ([a_unit(status="done")], "units: status 'done' is unknown"),
         ([a_unit(flops=-1)], "units: flops of 'u' is -1"),
         ([a_unit(steps=math.inf)], "units: steps of 'u' is inf"),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tempering.economics.absence import absence
 from tempering.economics.breaks import find_breaks, priced, with_recovered
+from tempering.economics.comparison import multipliers
 from tempering.economics.medians import FEW_SEEDS, Median, cost_to_break
-from tempering.economics.prices import PriceBook
-from tempering.economics.tables import CURRENCIES, GROUP, OUTCOMES, SUMMED
-
-ENDED = ("destroyed", "no_direction", "failed")
-"""Outcomes of runs that ended without a usable break; see :mod:`tempering.economics.medians`."""
+from tempering.economics.prices import Accelerator, PriceBook
+from tempering.economics.tables import CONTROL, CURRENCIES, ENDED, GROUP, OUTCOMES, SUMMED, checked_trajectories, checked_units
+from tempering.economics.tax import tax
 
 _SURVIVAL = ["spend", "survival", "low", "high", "kaplan_meier"]
 
@@ -32,6 +33,9 @@ class Assessment:
             Keys: ``model, defense, attack``, every currency's median (``None`` where that one is censored),
             ``usd_low, usd_high, trials, few_seeds``; where its settings were searched for, ``search_trials`` and the medians
         ``total_usd`` and ``total_flops`` with the search in them.
+        multipliers: what each defence multiplies the price by; see :mod:`tempering.economics.comparison`. Empty without a defence.
+        tax: what each defence takes; see :mod:`tempering.economics.tax`. Empty without a hardening.
+        absence: whether what a defence withholds is still there; see :mod:`tempering.economics.absence`. Empty without a defence.
     """
 
     trajectories: pd.DataFrame
@@ -39,12 +43,25 @@ class Assessment:
     survival: pd.DataFrame
     prices: pd.DataFrame
     cheapest: dict[str, Any] | None
+    multipliers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    tax: pd.DataFrame = field(default_factory=pd.DataFrame)
+    absence: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def assess(
-    units: pd.DataFrame, trajectories: pd.DataFrame, *, tau: float, epsilon: float, price_book: PriceBook, accelerator: str, seed: int = 0
+    units: pd.DataFrame,
+    trajectories: pd.DataFrame,
+    *,
+    tau: float,
+    epsilon: float,
+    price_book: PriceBook,
+    accelerator: str,
+    seed: int = 0,
+    families: Mapping[str, str] | None = None,
+    documents: Collection[str] = (),
+    budget: Mapping[str, float | None] | None = None,
 ) -> Assessment:
-    """Find the breaks, draw the survival curves, and price every attack.
+    """Find the breaks, draw the survival curves, price every attack, and compare the defences.
 
     Args:
         units: one row a unit of work.
@@ -54,6 +71,9 @@ def assess(
         price_book: from :func:`tempering.economics.prices.load_price_book`.
         accelerator: its name in the price book.
         seed: of the bootstrap's draws.
+        families: the family of each attack, for the multipliers of families.
+        documents: attacks that look things up, to tell what is withheld from what is gone.
+        budget: what one run might spend, by currency, to tell runs that it cut off from those that came to their own end.
 
     Returns:
         The assessment; the same, whatever the order of the rows.
@@ -82,7 +102,32 @@ def assess(
     prices = _prices(rows)
     empty = pd.DataFrame(columns=[*GROUP, "currency", *_SURVIVAL]).astype(dict.fromkeys(_SURVIVAL, "float64"))
     survival = pd.concat(curves, ignore_index=True) if curves else empty
-    return Assessment(probes, breaks, survival, prices, _cheapest(prices))
+    compared = _compare(units, trajectories, breaks, (tau, epsilon, hardware, seed), families, documents, budget)
+    return Assessment(probes, breaks, survival, prices, _cheapest(prices), *compared)
+
+
+def _compare(
+    units: pd.DataFrame,
+    trajectories: pd.DataFrame,
+    breaks: pd.DataFrame,
+    reckoning: tuple[float, float, Accelerator, int],
+    families: Mapping[str, str] | None,
+    documents: Collection[str],
+    budget: Mapping[str, float | None] | None,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Multipliers, tax and absence; each empty where a study has no defence."""
+    tau, epsilon, hardware, seed = reckoning
+    units = checked_units(units)
+    trajectories = checked_trajectories(trajectories, units)
+    defended = (breaks["defense"] != CONTROL).any()
+    demanding = breaks
+    if defended:
+        demanding = find_breaks(units, trajectories, tau=tau, epsilon=epsilon, accelerator=hardware, bar="control")
+    return (
+        multipliers(units, breaks, demanding, families=families, budget=budget, seed=seed),
+        tax(units, trajectories, accelerator=hardware, seed=seed),
+        absence(breaks, documents=documents, tau=tau),
+    )
 
 
 def _row(runs: pd.DataFrame, costs: dict[str, Median], seed: int) -> dict[str, Any]:

@@ -30,9 +30,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tempering.economics import bootstrap
-from tempering.economics.survival import Floats, Ranked, kaplan_meier, rank, turnbull
+from tempering.economics.survival import Floats, Integers, Ranked, kaplan_meier, rank, turnbull
 
 CONFIDENCE = 0.95
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+"""Which quantiles of the resamples are the ends of an interval."""
+
 FEW_SEEDS = 5
 """With n runs the interval from the smallest to the largest covers the true median with probability 1 − 2^(1 − n): 50 % for
 2, 75 % for 3, 87.5 % for 4, 93.75 % for 5. Below five seeds no interval drawn from the runs comes near 95 %."""
@@ -88,57 +91,94 @@ def cost_to_break(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_], *,
     Returns:
         The median with its interval, and the curve with its band.
     """
-    broken = np.isfinite(upper)
-    largest = np.concatenate([lower, upper[broken]]).max()
-    carried = np.where(ended & ~broken, largest, lower)
+    carried = carried_on(lower, upper, ended)
     ranked = rank(carried, upper)
     drawn = bootstrap.resamples(len(lower), seed)
-    fits = _fits(tuple(map(int, ranked.left)), tuple(map(int, ranked.right)), len(ranked.ends), seed)
+    broken = np.isfinite(upper)
+    band = fitted(ranked, drawn.counts).survival(len(ranked.ends))
+    ends, survival = turnbull(carried, upper)
+    exactly = kaplan_meier(np.where(broken, upper, carried), broken, ends)
+    low_band, high_band = (quantiles(band, drawn.probabilities, share) for share in TAILS)
+    return median_of(lower, upper, ended, seed=seed), _from_zero(Curve(ends, survival, low_band, high_band, exactly))
 
+
+def median_of(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_], *, seed: int = 0) -> Median:
+    """The median alone; arguments as of :func:`cost_to_break`."""
+    carried = carried_on(lower, upper, ended)
+    ranked = rank(carried, upper)
+    drawn = bootstrap.resamples(len(lower), seed)
+    broken = np.isfinite(upper)
     ends, survival = turnbull(carried, upper)
     at_half = np.flatnonzero(survival <= _HALF)
-    enough = 2 * int(broken.sum()) >= len(broken)
-    low, high = _interval(ranked, fits, drawn, broken)
-    if enough and len(at_half):
-        value = float(ends[at_half[0]])
-        median = Median(value, min(low, value), max(high, value), censored=False)
-    else:
-        median = Median(None, float(np.sort(lower)[math.ceil(len(lower) / 2) - 1]), math.inf, censored=True)
-
-    band = fits.survival(len(ends))
-    exactly = kaplan_meier(np.where(broken, upper, carried), broken, ends)
-    low_band, high_band = (_quantiles(band, drawn.probabilities, share) for share in _tails())
-    return median, _from_zero(Curve(ends, survival, low_band, high_band, exactly))
+    if 2 * int(broken.sum()) < len(broken) or not len(at_half):
+        return Median(None, float(np.sort(lower)[math.ceil(len(lower) / 2) - 1]), math.inf, censored=True)
+    low, high = _interval(ranked, fitted(ranked, drawn.counts), drawn, broken)
+    value = float(ends[at_half[0]])
+    return Median(value, min(low, value), max(high, value), censored=False)
 
 
-@functools.lru_cache(maxsize=32)
-def _fits(left: tuple[int, ...], right: tuple[int, ...], ends: int, seed: int) -> bootstrap.Fits:
-    """The resamples' fits depend on the order of the ends alone, so currencies share them."""
-    ranked = Ranked(np.arange(1.0, ends + 1), np.array(left), np.array(right))
-    return bootstrap.fit(ranked, bootstrap.resamples(len(left), seed).counts)
+def carried_on(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_]) -> Floats:
+    """The lower ends, those of runs that ended without a usable break moved to the largest spend of all; see the head of this module.
+
+    Args:
+        lower: last spend at which each run was seen unbroken, shape [n].
+        upper: spend at which it was first seen broken, inf where it was not, shape [n].
+        ended: runs that came to an end without a usable break before the budget did, shape [n].
+    """
+    broken = np.isfinite(upper)
+    return np.where(ended & ~broken, np.concatenate([lower, upper[broken]]).max(), lower)
 
 
-def _interval(ranked: Ranked, fits: bootstrap.Fits, drawn: bootstrap.Resamples, broken: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def fitted(ranked: Ranked, counts: Integers) -> bootstrap.Fits:
+    """Turnbull's estimate for every resample; shared by currencies, since it depends on the order of the ends alone.
+
+    Args:
+        ranked: the runs' intervals, shape [n].
+        counts: how often each run occurs, shape [resamples, n].
+    """
+    return _fits(ranked.left.tobytes(), ranked.right.tobytes(), len(ranked.ends), counts.tobytes(), counts.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _fits(left: bytes, right: bytes, ends: int, counts: bytes, shape: tuple[int, int]) -> bootstrap.Fits:
+    ranked = Ranked(np.arange(1.0, ends + 1), np.frombuffer(left, dtype=np.int64), np.frombuffer(right, dtype=np.int64))
+    return bootstrap.fit(ranked, np.frombuffer(counts, dtype=np.int64).reshape(shape))
+
+
+def median_intervals(
+    ranked: Ranked, fits: bootstrap.Fits, counts: Integers, broken: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """The innermost interval that holds each resample's median.
+
+    Args:
+        ranked: the runs' intervals, shape [n].
+        fits: the estimates of the resamples.
+        counts: how often each run occurs in a resample, shape [resamples, n].
+        broken: which runs broke, shape [n].
+
+    Returns:
+        Where it opens, where it closes, and whether there is one: fewer than half of the runs broke where there is none. Each of shape
+        [resamples]; the first two mean nothing where the third is false.
+    """
     remaining = 1.0 - fits.mass.cumsum(axis=1)
     reaches = (remaining <= _HALF) & (fits.right < ranked.top)
     first = reaches.argmax(axis=1)
-    found = reaches.any(axis=1) & (2 * drawn.counts[:, broken].sum(axis=1) >= len(broken))
+    found = reaches.any(axis=1) & (2 * counts[:, broken].sum(axis=1) >= counts.sum(axis=1))
     opens = np.array([ranked.spend(int(left), lower=True) for left in fits.left])
     closes = np.array([ranked.spend(int(right)) for right in fits.right])
-    lower = np.where(found, opens[first], np.inf)
-    upper = np.where(found, closes[first], np.inf)
-    low_share, high_share = _tails()
-    return (
-        float(_quantiles(lower[:, None], drawn.probabilities, low_share)[0]),
-        float(_quantiles(upper[:, None], drawn.probabilities, high_share)[0]),
+    return opens[first], closes[first], found
+
+
+def _interval(ranked: Ranked, fits: bootstrap.Fits, drawn: bootstrap.Resamples, broken: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    opens, closes, found = median_intervals(ranked, fits, drawn.counts, broken)
+    low, high = (
+        quantiles(np.where(found, ends, np.inf)[:, None], drawn.probabilities, share)[0]
+        for ends, share in zip((opens, closes), TAILS, strict=True)
     )
+    return float(low), float(high)
 
 
-def _tails() -> tuple[float, float]:
-    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-
-
-def _quantiles(values: Floats, probabilities: Floats, share: float) -> Floats:
+def quantiles(values: Floats, probabilities: Floats, share: float) -> Floats:
     """Per column, the smallest value at or below which at least ``share`` of the probability lies; never interpolated, so inf may occur.
 
     Args:

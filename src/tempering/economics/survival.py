@@ -130,7 +130,15 @@ def kaplan_meier(durations: Floats, observed: npt.NDArray[np.bool_], at: Floats)
     Returns:
         Shape [m].
     """
+    # The estimate depends on the order of the spends alone, so ranks stand for them, and currencies share it. Zero keeps rank zero.
+    spends = np.unique(np.concatenate([[0.0], durations, at]))
+    ranks = (tuple(map(int, np.searchsorted(spends, values))) for values in (durations, at))
+    return np.array(_product_limit(*ranks, tuple(map(bool, observed))))
+
+
+@functools.lru_cache(maxsize=512)
+def _product_limit(durations: tuple[int, ...], at: tuple[int, ...], observed: tuple[bool, ...]) -> tuple[float, ...]:
     from lifelines import KaplanMeierFitter
 
-    fit = KaplanMeierFitter().fit(durations, observed)
-    return np.asarray(fit.survival_function_at_times(at).to_numpy(dtype=float))
+    fit = KaplanMeierFitter().fit(np.array(durations, dtype=float), np.array(observed))
+    return tuple(map(float, fit.survival_function_at_times(np.array(at, dtype=float))))

@@ -22,6 +22,9 @@ search_<spend>                    search (optional). Not part of the spend above
 **trajectories** (in), one row a probe: ``unit``, ``probe`` (0 is the untouched target at zero spend), the same spends,
 cumulative, and at least the measurements ``harm`` and ``utility`` (float64; NaN where the probe could not be measured).
 Every further column passes through untouched. Economics adds ``gpu_hours``, ``usd``, ``recovered`` and ``utility_kept``.
+A unit of kind harden has probe 0, the model as it was, and probe 1, the hardened model with the *defender's* spend; the attack with
+the same seed attacks that one. The probes of a unit of kind novel have the measurement ``novel`` too, the share of a benign domain,
+new to the model, that it answers right after so many steps of fine-tuning on it.
 
 **breaks** (out), one row a unit of kind attack: ``unit, model, defense, attack, trial, seed, outcome, probe`` (of the break;
 −1 without one), ``probes`` (how many could be measured), ``withheld`` (harm of reference − harm of target),
@@ -38,6 +41,9 @@ With a search these are the price of the run with the settings found; ``search_t
 what finding them took, and ``total_<currency>_median, _low, _high, _censored`` the cost to break with that added, run by run. Distinct
 examples do not add up, so they have no total.
 A censored median is NaN, its low is the spend up to which at most half of the runs can have broken, its high is inf.
+
+A study with defences has three tables more, empty otherwise: **multipliers** (:mod:`tempering.economics.comparison`), **tax**
+(:mod:`tempering.economics.tax`) and **absence** (:mod:`tempering.economics.absence`).
 """
 
 from __future__ import annotations
@@ -50,6 +56,8 @@ import pandas as pd
 from tempering.errors import TemperingError
 
 OUTCOMES = ("broken", "held", "destroyed", "no_direction", "failed")
+ENDED = ("destroyed", "no_direction", "failed")
+"""Outcomes of runs that ended without a usable break; see :mod:`tempering.economics.medians`."""
 SPENDS = ("examples", "steps", "tokens", "flops", "queries")
 """The spends that economics reads; others pass through."""
 CURRENCIES = (*SPENDS, "gpu_hours", "usd")
@@ -57,6 +65,8 @@ SUMMED = ("steps", "queries", "tokens", "flops", "gpu_hours", "usd")
 """Currencies in which the cost of a search adds to that of a run."""
 GROUP = ["model", "defense", "attack"]
 """What a price is the price of."""
+CONTROL = "none"
+"""What the column ``defense`` holds where there is none: the control of a comparison."""
 
 _SEARCH = ("search_trials", *(f"search_{name}" for name in SPENDS))
 _OTHER_SPENDS = ("device_seconds", "trials")
@@ -153,7 +163,7 @@ def _typed(name: str, table: pd.DataFrame, texts: Sequence[str], integers: Seque
     also = [column for column in _OTHER_SPENDS if column in typed]
     for column, kind in [*((column, "int64") for column in integers), *((column, "float64") for column in (*numbers, *also))]:
         try:
-            typed = typed.astype({column: kind})
+            typed[column] = typed[column].astype(np.dtype(kind))
         except (TypeError, ValueError) as error:
             raise InvalidTable(f"{name}: column {column!r} does not hold {kind} numbers: {error}") from None
     return typed.reset_index(drop=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tempering import registry
-from tempering.study import MethodChoice
+from tempering.study import MethodChoice, Need
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,13 @@ def families_of(attacks: Iterable[MethodChoice]) -> dict[str, str]:
     """The family that each attack of a study says it belongs to, by what the study calls it; a file of the user's own is not executed."""
     known = registry.names("attacks")
     return {choice.title: str(registry.get("attacks", choice.name).family) for choice in attacks if choice.name in known}
+
+
+def document_holders(attacks: Iterable[MethodChoice]) -> list[str]:
+    """The attacks of a study that look things up, as they are configured, by what the study calls them; as :func:`families_of`."""
+    known = registry.names("attacks")
+    return [
+        choice.title
+        for choice in attacks
+        if choice.name in known and Need.RETRIEVAL in registry.create("attacks", choice.name, choice.config).requires
+    ]

@@ -35,7 +35,8 @@ class RunTables(Protocol):
 def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
     """Write the tables to ``directory/<name>.parquet``, each atomically.
 
-    They are ``units, trajectories, breaks, survival, prices``, and after a search ``trials``. The trajectories are the assessment's, so
+    They are ``units, trajectories, breaks, survival, prices``, after a search ``trials``, and of a comparison of defences ``multipliers,
+    tax, absence``, those of them that have rows; what a run of before left of those is removed. The trajectories are the assessment's, so
     that they carry ``recovered``, ``gpu_hours`` and ``usd``.
 
     Args:
@@ -56,6 +57,12 @@ def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> 
     }
     if tables.trials is not None and len(tables.trials):
         frames["trials"] = tables.trials
+    for name in ("multipliers", "tax", "absence"):
+        frame: pd.DataFrame = getattr(assessment, name)
+        if len(frame):
+            frames[name] = frame
+        else:
+            (directory / f"{name}.parquet").unlink(missing_ok=True)
     paths = []
     for name, frame in frames.items():
         buffer = io.BytesIO()
