@@ -7,97 +7,43 @@ itself is :class:`tempering.training.Hardening`; here it is watched, kept in sna
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor
 
 from tempering import registry
-from tempering.data.records import DefenderView, Division
+from tempering.data.records import DefenderView
 from tempering.defenses._contract import Defense, require
 from tempering.engine.driving import explain, is_large, is_out_of_memory, randomness, release_memory
+from tempering.engine.environment import available_memory
 from tempering.engine.hardening_card import RECORD, make_record, write_card
 from tempering.engine.hardening_folder import Pace, TrainingFolder, file_sha256
-from tempering.engine.hardening_watch import Look, Watch
-from tempering.engine.loading import load_model, load_records, restrict
-from tempering.engine.plan import resolve
-from tempering.engine.units import ResolvedMethod
+from tempering.engine.hardening_job import HARDENING_VERSION, HardeningJob, PlannedHardening, plan_hardening, planned_target, planned_view
+from tempering.engine.hardening_session import Session, TrainingProgress, Watcher
+from tempering.engine.hardening_watch import Watch
 from tempering.engine.worker import reproducible
-from tempering.errors import FailedTraining, StoreProblem, UnusableData, UnusableModel
+from tempering.errors import FailedTraining, StoreProblem, UnusableModel
 from tempering.models import Target
 from tempering.models.digest import target_digest
 from tempering.models.saving import save
-from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice, Settings, canonical_hash
-from tempering.training import Hardening, HardeningStep, NonFiniteLoss, Snapshot, Stage
+from tempering.training import Hardening, NonFiniteLoss, Stage
+from tempering.training.memory import estimate_memory
 
-HARDENING_VERSION = 1
-"""Raised when a change of the code changes the weights that some job ends with."""
-
-
-class HardeningJob(Settings):
-    """One training of one defended model.
-
-    Attributes:
-        model: what is hardened.
-        model_digest: SHA-256 of its weights and chat template.
-        dtype: type of its weights, as loaded.
-        device: type of the device it is trained on (``cpu``, ``cuda``).
-        data: which prompts.
-        data_digest: SHA-256 of the dataset.
-        supplements_digest: of what the defender has beside it.
-        defense: what is done.
-        seed: decides every random choice.
-        floor: the training of a stage is ended, and the last good weights kept, where utility falls below this share of the target's.
-        watch_steps: utility is looked at after so many steps of a stage, and at its end.
-        watch_prompts: validation prompts of each role that are asked then, at most.
-        schema_version: of stored results.
-        code_version: of what trains.
-    """
-
-    model: ModelChoice
-    model_digest: str
-    dtype: str
-    device: str
-    data: DataChoice
-    data_digest: str
-    supplements_digest: str = ""
-    defense: ResolvedMethod
-    seed: int
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.9
-    watch_steps: Annotated[int, Field(gt=0)] = 20
-    watch_prompts: Annotated[int, Field(gt=0)] = 64
-    schema_version: int = SCHEMA_VERSION
-    code_version: int = HARDENING_VERSION
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 of everything that decides the weights; sixty-four hexadecimal digits."""
-        return canonical_hash(self.deciding())
-
-    def deciding(self) -> dict[str, Any]:
-        """Everything that decides the weights, without what things are called and where they lie."""
-        return {
-            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device},
-            "data": {
-                "digest": self.data_digest,
-                "supplements": self.supplements_digest,
-                "seed": self.data.seed,
-                "domains": sorted(self.data.domains),
-            },
-            "defense": self.defense.deciding(),
-            "seed": self.seed,
-            "floor": self.floor,
-            "watch": {"steps": self.watch_steps, "prompts": self.watch_prompts},
-            "schema_version": self.schema_version,
-            "code_version": self.code_version,
-        }
+__all__ = [
+    "HARDENING_VERSION",
+    "HardenedModel",
+    "HardeningJob",
+    "Measure",
+    "PlannedHardening",
+    "TrainingProgress",
+    "Watcher",
+    "finished",
+    "plan_hardening",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -113,97 +59,8 @@ class HardenedModel:
     record: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where a training stands.
-
-    Attributes:
-        kind: ``resumed`` once where an interrupted one goes on, ``step`` after every step, ``looked`` after a look at utility,
-            ``stage_ended`` at the end of each stage, ``measuring`` and ``done`` at the end, ``warning`` where something mended itself.
-        stage: name of the stage under way.
-        step: steps of it done.
-        steps: steps it has at most.
-        steps_done: steps done of all stages; those that a stage was spared count as done.
-        steps_total: steps of all stages at most.
-        parts: of the last step's loss, by name; ``loss`` is the whole.
-        kept: utility at the last look as a share of the target's; NaN before the first.
-        seconds_left: by the pace so far; NaN while there is too little to go by.
-        message: one line for a reader, where there is something to say.
-    """
-
-    kind: Literal["resumed", "step", "looked", "stage_ended", "measuring", "done", "warning"]
-    stage: str
-    step: int
-    steps: int
-    steps_done: int
-    steps_total: int
-    parts: dict[str, float]
-    kept: float = math.nan
-    seconds_left: float = math.nan
-    message: str = ""
-
-
-Watcher = Callable[[TrainingProgress], None]
-"""Is told where a training stands."""
-
 Measure = Callable[[Target], dict[str, Any]]
 """Measures a model, for its card."""
-
-
-@dataclass(frozen=True)
-class PlannedHardening:
-    """A job with what was loaded to plan it.
-
-    Attributes:
-        job: what is to be done.
-        target: the model.
-        division: of the data; the defence is given its defender's view.
-    """
-
-    job: HardeningJob
-    target: Target
-    division: Division
-
-
-def plan_hardening(
-    model: ModelChoice, data: DataChoice, defense: MethodChoice, *, seed: int = 0, floor: float = 0.9, **more: Any
-) -> PlannedHardening:
-    """Make choices into a job: the model and the data are looked at once, and what cannot be trained is said beforehand.
-
-    Args:
-        model: what to harden; organisms must have been built.
-        data: which prompts.
-        defense: which defence, with the settings that differ from its defaults.
-        seed: decides every random choice.
-        floor: share of the target's utility below which a stage is ended.
-        more: further fields of :class:`HardeningJob`.
-
-    Raises:
-        InvalidStudy: the defence's settings are wrong, or there is no data.
-        UnknownName: there is no such defence or organism.
-        UnusableModel: the model cannot be loaded.
-        UnusableData: the data cannot be read or divided, or do not hold what the defence needs.
-    """
-    resolved = resolve("defenses", defense)
-    records = load_records(data, model)
-    division = restrict(records, data.domains).divide(data.seed)
-    made: Defense = registry.create("defenses", resolved.name, resolved.config)
-    require(made, defense.title, division.defender_view())
-    target = load_model(model)
-    job = HardeningJob(
-        model=model,
-        model_digest=target.digest,
-        dtype=target.dtype,
-        device=target.device.type,
-        data=data,
-        data_digest=records.digest,
-        supplements_digest=records.supplements().digest,
-        defense=resolved,
-        seed=seed,
-        floor=floor,
-        **more,
-    )
-    return PlannedHardening(job, target, division)
 
 
 def train(
@@ -239,12 +96,12 @@ def train(
     directory = Path(directory)
     if (there := finished(job, directory)) is not None:
         return there
-    target = _planned_target(job) if target is None else target
-    view = _planned_view(job) if view is None else view
+    target = planned_target(job) if target is None else target
+    view = planned_view(job) if view is None else view
     defense: Defense = registry.create("defenses", job.defense.name, job.defense.config)
     require(defense, job.defense.name, view)
     stages = tuple(defense.stages(target, view, seed=job.seed))
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    check_memory(job, target, stages, view)
 
     def warn(message: str) -> None:
         on_progress(TrainingProgress("warning", stages[0].name, 0, 0, 0, 0, {}, message=message))
@@ -256,7 +113,7 @@ def train(
         kept = folder.latest()
         threads = torch.get_num_threads() if kept is None else int(kept[1]["threads"])
         with reproducible(threads), randomness(job.seed):
-            session = _Session(job, folder, Hardening(target, stages, seed=job.seed), Watch(target, view.validation, job.watch_prompts))
+            session = Session(job, folder, Hardening(target, stages, seed=job.seed), Watch(target, view.validation, job.watch_prompts))
             if kept is not None:
                 session.take_up(*kept)
             try:
@@ -297,136 +154,7 @@ def finished(job: HardeningJob, directory: Path) -> HardenedModel | None:
     return HardenedModel(directory, record)
 
 
-class _Session:
-    """A training under way: watched, kept, told of."""
-
-    def __init__(self, job: HardeningJob, folder: TrainingFolder, hardening: Hardening, watch: Watch) -> None:
-        self.job = job
-        self.folder = folder
-        self.hardening = hardening
-        self.watch = watch
-        self.ended: list[dict[str, Any]] = []
-        self.look: Look | None = None
-        self._good: dict[str, Tensor] = {}
-        self._good_step = 0
-        self._stages = hardening.stages
-        self._before = [sum(stage.steps for stage in self._stages[:place]) for place in range(len(self._stages) + 1)]
-        self._message = ""
-
-    def take_up(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Go on where a snapshot was made."""
-        self._good = {name.removeprefix("good."): value for name, value in tensors.items() if name.startswith("good.")}
-        own = {name: value for name, value in tensors.items() if not name.startswith("good.")}
-        try:
-            self.hardening.restore(Snapshot(own, record["hardening"]))
-        except ValueError as error:
-            raise StoreProblem(f"{self.folder.path} cannot be gone on from: {error}", "remove that folder to train anew") from error
-        self.ended, self._good_step = record["ended"], record["good_step"]
-        self.look = None if record["look"] is None else Look(*record["look"])
-        self._message = f"going on after {self.steps_done} of {self._before[-1]} steps"
-
-    @property
-    def steps_done(self) -> int:
-        """Of all stages; what a stage was spared counts as done."""
-        return self._before[self.hardening.stage] + self.hardening.step
-
-    def run(self, tell: Watcher, pace: Pace) -> None:
-        """Train to the end of the last stage."""
-        if self._message:
-            tell(self.progress("resumed", {}, message=self._message))
-        begun, first = time.monotonic(), self.steps_done
-        steps = iter(self.hardening.run())
-        while True:
-            with self.hardening.meter.timing():
-                step = next(steps, None)
-            if step is None:
-                break
-            done = self._before[step.stage] + step.step
-            left = (time.monotonic() - begun) / max(1, done - first) * (self._before[-1] - done)
-            tell(self.progress("step", step.parts, step, left if done - first >= 3 else math.nan))
-            self._after(step, tell)
-            if pace.due or self.hardening.done:
-                with pace.timing():
-                    self._keep()
-            if self.hardening.done:
-                break
-
-    def _after(self, step: HardeningStep, tell: Watcher) -> None:
-        """Look where a look is due, and end the stage where it has run out or the look says so."""
-        stage = self._stages[step.stage]
-        last = step.step == stage.steps
-        ended = "ran all its steps" if last else ""
-        undone = False
-        if (stage.floored or stage.until is not None) and not self.watch.is_blind and (last or step.step % self.job.watch_steps == 0):
-            self.look = self.watch.look(self.hardening.model)
-            tell(self.progress("looked", step.parts, step))
-            if stage.floored and self.look.kept < self.job.floor:
-                undone = True
-                ended = f"utility fell to {self.look.kept:.0%} of the target's, below the floor of {self.job.floor:.0%}"
-            elif stage.until is not None and self.look.kept >= stage.until:
-                ended = f"utility was back at {self.look.kept:.0%} of the target's"
-            elif stage.floored and not last:
-                self._good, self._good_step = (
-                    {name: value.to("cpu", copy=True) for name, value in self.hardening.trained().items()},
-                    step.step,
-                )
-        if ended:
-            self._end(stage, step, ended, undone, tell)
-
-    def _end(self, stage: Stage, step: HardeningStep, why: str, undone: bool, tell: Watcher) -> None:
-        kept = step.step
-        if undone:
-            kept = self._good_step
-            if kept:
-                self.hardening.end_stage(self._good)
-            else:
-                self.hardening.undo_stage()
-            self.look = self.watch.look(self.hardening.model)
-        else:
-            self.hardening.end_stage()
-        self._good, self._good_step = {}, 0
-        entry = {
-            "name": stage.name,
-            "steps": stage.steps,
-            "steps_done": step.step,
-            "steps_kept": kept,
-            "floored": undone,
-            "ended": why,
-            "utility_kept": None if self.look is None or math.isnan(self.look.kept) else self.look.kept,
-        }
-        self.ended.append(entry)
-        went_back = f"; went back to the weights of step {kept}" if undone else ""
-        tell(self.progress("stage_ended", step.parts, step, message=f"{stage.name}: {why}{went_back}"))
-
-    def _keep(self) -> None:
-        """Write a snapshot."""
-        snapshot = self.hardening.snapshot()
-        record = {
-            "hardening": snapshot.record,
-            "ended": self.ended,
-            "good_step": self._good_step,
-            "look": None if self.look is None else [self.look.utility, self.look.kept],
-            "threads": torch.get_num_threads(),
-        }
-        tensors = {**snapshot.tensors, **{f"good.{name}": value for name, value in self._good.items()}}
-        self.folder.write(tensors, record, self.hardening.meter.spend().steps)
-
-    def progress(
-        self,
-        kind: Literal["resumed", "step", "looked", "stage_ended", "measuring", "done"],
-        parts: dict[str, float],
-        step: HardeningStep | None = None,
-        seconds_left: float = math.nan,
-        message: str = "",
-    ) -> TrainingProgress:
-        place = min(self.hardening.stage if step is None else step.stage, len(self._stages) - 1)
-        stage, count = self._stages[place], self.hardening.step if step is None else step.step
-        done = self.steps_done if step is None or kind == "stage_ended" else self._before[place] + count
-        kept = math.nan if self.look is None else self.look.kept
-        return TrainingProgress(kind, stage.name, count, stage.steps, done, self._before[-1], parts, kept, seconds_left, message)
-
-
-def _save(job: HardeningJob, directory: Path, target: Target, session: _Session, measure: Measure | None, tell: Watcher) -> HardenedModel:
+def _save(job: HardeningJob, directory: Path, target: Target, session: Session, measure: Measure | None, tell: Watcher) -> HardenedModel:
     """Measure the finished model and write it with its card."""
     model = session.hardening.finished()
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
@@ -447,18 +175,41 @@ def _save(job: HardeningJob, directory: Path, target: Target, session: _Session,
     return HardenedModel(directory, json.loads((directory / RECORD).read_bytes()))
 
 
-def _planned_target(job: HardeningJob) -> Target:
-    target = load_model(job.model)
-    if target.digest != job.model_digest:
-        raise UnusableModel(f"the model {job.model.reference} has changed since the training was planned", "put it back, or start anew")
-    return target
+def check_memory(job: HardeningJob, target: Target, stages: Sequence[Stage], view: DefenderView) -> None:
+    """Refuse a training that will not fit, before anything of it is made.
+
+    Raises:
+        UnusableModel: it needs more memory than is free.
+    """
+    need = estimate_memory(target, stages, (*view.hazard, *view.benign, *view.borderline, *view.general))
+    rooms = [("memory", need.host, available_memory())]
+    if target.device.type == "cuda":
+        unused = torch.cuda.memory_reserved(target.device) - torch.cuda.memory_allocated(target.device)
+        rooms.append((f"memory of {target.device}", need.device, torch.cuda.mem_get_info(target.device)[0] + unused))
+    else:
+        rooms[0] = ("memory", need.host + need.device, available_memory())
+    for what, needed, free in rooms:
+        if free and needed > free:
+            raise UnusableModel(
+                f"hardening {job.model.reference} by {job.defense.name!r} needs about {_gib(needed)} of {what} and {_gib(free)} are free",
+                _less_memory(stages, need.parts, target),
+            )
 
 
-def _planned_view(job: HardeningJob) -> DefenderView:
-    records = load_records(job.data, job.model)
-    if records.digest != job.data_digest or records.supplements().digest != job.supplements_digest:
-        raise UnusableData(f"the data {records.name} has changed since the training was planned", "put it back, or start anew")
-    return restrict(records, job.data.domains).divide(job.data.seed).defender_view()
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2g} GiB" if size < 100 * 2**30 else f"{size / 2**30:.0f} GiB"
+
+
+def _less_memory(stages: Sequence[Stage], parts: dict[str, int], target: Target) -> str:
+    """What would need less, the most useful first."""
+    ways = []
+    if any(stage.lora is None for stage in stages):
+        ways.append("train adapters with --lora")
+    if parts["activations"] > sum(parts.values()) / 5:
+        ways.append("lower training.batch_size in --config")
+    if target.dtype == "float32":
+        ways.append("take --dtype bfloat16")
+    return ", ".join([*ways, "or take another --device"])
 
 
 _OTHER_SETTINGS = "try a lower learning rate, or another seed"

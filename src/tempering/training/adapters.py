@@ -7,6 +7,7 @@ from typing import Any, cast
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tempering.errors import UnusableModel
 from tempering.training.settings import LoraSettings
@@ -34,6 +35,19 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
         fan_in_fan_out=False,
     )
     return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
+
+
+def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
+    """How many numbers the factors have that :func:`add_lora` would put on a model; no adapter is made.
+
+    Raises:
+        UnusableModel: the model has no linear layer of the kind asked for.
+    """
+    named = _targets(model, settings)
+    head = model.get_output_embeddings()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    chosen = [module for name, module in layers.items() if (module is not head if named == "all-linear" else name in named)]
+    return sum(settings.rank * (int(module.weight.shape[0]) + int(module.weight.shape[1])) for module in chosen)
 
 
 def _targets(model: PreTrainedModel, settings: LoraSettings) -> Any:

@@ -1,0 +1,151 @@
+"""What a defence's training will take of memory, told before it starts.
+
+Weights, gradients and moments are counted from shapes; what a step keeps of its forward pass is read off one and two rows of the longest
+example, whose graphs are made and thrown away. What the allocator, the libraries' workspaces and short-lived intermediate results take
+is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tempering.data.batching import collate
+from tempering.data.chat import ChatFormat
+from tempering.data.records import Example
+from tempering.models import Target
+from tempering.training.adapters import lora_parameters
+from tempering.training.hardening import Stage
+from tempering.training.loop import autocast, labelled_positions_only
+from tempering.training.objective import Objective
+
+_FLOAT32 = 4
+_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0}
+"""Numbers that an optimiser keeps for each weight; Adafactor's rows and columns are few."""
+
+_HOLES = 2
+"""On a CPU adapters leave the heap full of holes: their layers' outputs are made twice and added. Twice what is held was measured, and
+once with an allocator that gives every block back."""
+
+_MASTER_WEIGHTS = 1.5
+"""What a float32 copy keeps of its forward pass under autocast, against 16-bit weights: its residual stream is float32."""
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What the stage that needs most will take, beyond the target itself.
+
+    Attributes:
+        stage: its name.
+        parts: bytes on the model's device by what they are for.
+        host: bytes beside that in the host's memory, where the model lies on another device.
+    """
+
+    stage: str
+    parts: dict[str, int]
+    host: int
+
+    @property
+    def device(self) -> int:
+        """Bytes on the model's device."""
+        return sum(self.parts.values())
+
+
+def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[Example]) -> MemoryNeed:
+    """Estimate the training of a defence.
+
+    An objective that moves only some weights decides which when its stage begins; until then none are counted for it, so that nothing is
+    refused that would fit.
+
+    Args:
+        target: what is hardened; only read.
+        stages: of the defence.
+        examples: what may be trained on; the longest decides.
+    """
+    sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
+    float32 = not sixteen_bit or any(stage.lora is None for stage in stages)
+    rows = _RowMemory(target, examples, sixteen_bit)
+    needs = [_stage_need(target, stage, place, float32=float32, sixteen_bit=sixteen_bit, rows=rows) for place, stage in enumerate(stages)]
+    return max(needs, key=lambda need: need.device + need.host)
+
+
+def _stage_need(target: Target, stage: Stage, place: int, *, float32: bool, sixteen_bit: bool, rows: _RowMemory) -> MemoryNeed:
+    weights = sum(weight.numel() * (_FLOAT32 if float32 else weight.element_size()) for weight in target.model.parameters())
+    moving = _FLOAT32 * _moving(target.model, stage)
+    copies = stage.objective.frozen_copies + (place > 0)  # from the second on, what the stage began with
+    good = moving if stage.floored else 0
+    holes = _HOLES if stage.lora is not None and target.device.type == "cpu" else 1
+    parts = {
+        "weights": weights,
+        "gradients": moving * (1 + stage.objective.gradient_copies),
+        "optimiser": moving * _MOMENTS[stage.settings.optimiser],
+        "copies": weights * copies,
+        "activations": rows.of(stage.settings.batch_size, master_weights=float32 and sixteen_bit) * holes,
+    }
+    if target.device.type == "cpu":
+        return MemoryNeed(stage.name, {**parts, "last good weights": good}, 0)
+    snapshot = weights * (place > 0) + moving * (1 + _MOMENTS[stage.settings.optimiser])
+    return MemoryNeed(stage.name, parts, good + snapshot)
+
+
+def _moving(model: PreTrainedModel, stage: Stage) -> int:
+    """How many numbers the stage trains, as far as that can be told before it begins."""
+    if type(stage.objective).trains is not Objective.trains:
+        return 0
+    return sum(weight.numel() for weight in model.parameters()) if stage.lora is None else lora_parameters(model, stage.lora)
+
+
+class _RowMemory:
+    """What a batch keeps of its forward pass until the backward pass."""
+
+    def __init__(self, target: Target, examples: Sequence[Example], sixteen_bit: bool) -> None:
+        answered = [example for example in examples if example.answer is not None]
+        self._fixed, self._each = 0, 0
+        if not answered:
+            return
+        longest = max(answered, key=lambda example: len(example.prompt) + len(example.answer or "") + len(example.system or ""))
+        one, two = (_kept_by_forward(target.model, target.chat, longest, count, sixteen_bit) for count in (1, 2))
+        self._each = max(0, two - one)
+        self._fixed = max(0, one - self._each)
+
+    def of(self, rows: int, *, master_weights: bool) -> int:
+        """Bytes of a batch of so many rows."""
+        return self._fixed + round(rows * self._each * (_MASTER_WEIGHTS if master_weights else 1))
+
+
+def _kept_by_forward(model: PreTrainedModel, chat: ChatFormat, example: Example, rows: int, sixteen_bit: bool) -> int:
+    """Bytes that the graph of a forward pass holds, the weights left out."""
+    batch = collate([chat.encode(example)] * rows, chat.pad_id).to(model.device)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with _learning(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with autocast(model.device, sixteen_bit), labelled_positions_only(model, batch.labels) as labels:
+            logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        loss = functional.cross_entropy(logits[0].float(), labels)
+        del logits, loss
+    return sum(kept.values())
+
+
+@contextmanager
+def _learning(model: PreTrainedModel) -> Iterator[None]:
+    """Let all weights require gradients while the block runs."""
+    before = [weight.requires_grad for weight in model.parameters()]
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight, required in zip(model.parameters(), before, strict=True):
+            weight.requires_grad_(required)
