@@ -27,6 +27,7 @@ from tempering.errors import StoreProblem
 from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
+from tempering.report.families import document_holders, families_of
 from tempering.result import Run
 from tempering.study import Budget, SearchSettings, Study, ThreatModel
 from tempering.study_file import load_study
@@ -58,6 +59,8 @@ __all__ = [
 Dtype = Literal["float32", "bfloat16", "float16"]
 _ASSESSED = ("trajectories", "breaks", "survival", "prices")
 """Tables of a run that economics made."""
+_COMPARED = ("multipliers", "tax", "absence")
+"""Those that only a comparison of defences has."""
 
 
 def audit(
@@ -250,6 +253,7 @@ def make_report(
         StoreProblem: there is no run in the directory, or none of its units is done.
         InvalidStudy: a threshold is out of its range; the message names the flag.
     """
+    from tempering.engine.defended import not_hardened
     from tempering.report.write import write_report
 
     store = RunStore(directory)
@@ -265,13 +269,16 @@ def make_report(
         epsilon=study.threshold.epsilon,
         price_book=load_price_book(study.price_book),
         accelerator=study.accelerator,
+        families=families_of(study.attacks),
+        documents=document_holders(study.attacks),
+        budget=study.budget.model_dump(),
     )
     write_report(
         Path(directory),
         study,
         assessment,
         tables,
-        skipped=plan.skipped,
+        skipped=(*plan.skipped, *not_hardened(plan, tables.units)),
         environment=store.environments()[-1],
         targets=[target.model_dump(mode="json") for target in plan.targets],
     )
@@ -288,10 +295,11 @@ def open_run(directory: str | Path) -> Run:
     study = RunStore(directory).study()
     summary = _read_summary(directory)
     try:
-        tables = {name: pd.read_parquet(directory / "tables" / f"{name}.parquet") for name in ("units", *_ASSESSED)}
+        compared = [name for name in _COMPARED if (directory / "tables" / f"{name}.parquet").is_file()]
+        tables = {name: pd.read_parquet(directory / "tables" / f"{name}.parquet") for name in ("units", *_ASSESSED, *compared)}
     except (OSError, ValueError) as error:
         raise _without_report(directory) from error
-    assessment = Assessment(**{name: tables[name] for name in _ASSESSED}, cheapest=summary["cheapest"])
+    assessment = Assessment(**{name: tables[name] for name in (*_ASSESSED, *compared)}, cheapest=summary["cheapest"])
     return Run(directory, reread(study, **summary["threshold"]), tables["units"], assessment, summary)
 
 

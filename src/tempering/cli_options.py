@@ -77,6 +77,8 @@ def show(run: Run, as_json: bool) -> None:
     console.print(price_table(run.assessment, width=console.width))
     console.print()
     print_text(sentence(run.assessment))
+    for entry in run.summary.get("defenses_not_tried", ()):
+        print_text(f"Not compared: {entry['defense']} on {entry['model']} {entry['reason']}.")
     print_text(f"Report: {run.report_path}")
 
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempering.engine.units import Unit
+from tempering.engine.agenda import needs_model_of
+from tempering.engine.units import Plan, Skipped, Unit
 from tempering.errors import UnusableModel
 from tempering.models import Target, load
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tempering.engine.hardening import HardeningJob
 
 MODELS = "models"
@@ -67,6 +70,24 @@ def load_defended(unit: Unit, models: Path) -> Target:
     if target.digest != hardened.record["digest"]:
         raise UnusableModel(f"the hardened model in {place} is not the one that was trained", f"remove that directory; {_RESUME}")
     return replace(target, reference=choice.reference)
+
+
+def not_hardened(plan: Plan, units: pd.DataFrame) -> tuple[Skipped, ...]:
+    """The defended models that could not be trained, for the report: what was to be done to them was left out, and counts neither way.
+
+    Args:
+        plan: of the run.
+        units: its units table.
+    """
+    errors = units[(units["kind"] == "harden") & (units["status"] == "failed")].set_index("unit")["error"].to_dict()
+    found = []
+    for hardening in (unit for unit in plan.units if unit.hash in errors):
+        lost = sum(needs_model_of(unit, hardening) for unit in plan.units)
+        runs = f"{lost} {'run' if lost == 1 else 'runs'} against that model left out"
+        reason = f"could not be trained with seed {hardening.seed}, {runs}: {errors[hardening.hash]}"
+        work = hardening.work
+        found.append(Skipped(attack="", defense=work.defense_name, reason=reason, model=work.model.reference))
+    return tuple(found)
 
 
 _RESUME = "have it trained anew with: temper resume"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,8 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     destroyed = _listed([row.attack for row in rows if row.outcomes["destroyed"]])
     nothing = _listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
     lost = share(study.threshold.epsilon)
-    unfinished = [row for row in rows if row.trials < len(study.seeds)]
+    untrained = _lost_seeds(units)
+    unfinished = [row for row in rows if row.trials < len(study.seeds) - untrained.get((row.model, row.defense), 0)]
     possible = [
         (bool(unfinished), Note("Unfinished", _unfinished(unfinished, len(study.seeds)))),
         (bool(few), Note("Few seeds", _few_seeds(few))),
@@ -135,6 +136,12 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     return [note for applies, note in possible if applies]
 
 
+def _lost_seeds(units: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """How many models of each defence could not be trained, so that nothing was done to them."""
+    failed = units[(units["kind"] == "harden") & (units["status"] == "failed")]
+    return {(str(model), str(defense)): len(rows) for (model, defense), rows in failed.groupby(["model", "defense"])}
+
+
 def _unfinished(rows: list[PriceRow], seeds: int) -> str:
     parts = [f"{row.trials} of {seeds} runs of {row.attack}" for row in rows]
     return f"This report was written before the study was done: only {_listed(parts)} are in it. Finish it with temper resume."
@@ -153,12 +160,21 @@ def _few_seeds(rows: list[PriceRow]) -> str:
 
 
 def failures(units: pd.DataFrame) -> list[dict[str, Any]]:
-    """The units that failed: attack, seed and the error's one line."""
+    """The units that failed: what they did, to what, their seed and the error's one line."""
     failed = units[units["status"] == "failed"]
     return [
-        {"attack": str(record["attack"]) or "reference", "seed": record["seed"], "error": str(record["error"] or "no reason given")}
+        {"attack": _work(record), "seed": record["seed"], "error": str(record["error"] or "no reason given")}
         for record in failed.to_dict(orient="records")
     ]
+
+
+def _work(record: Mapping[Hashable, Any]) -> str:
+    """What a unit did, in words."""
+    kind, defense = record["kind"], str(record["defense"])
+    behind = "" if defense in ("", "none") else f" behind {defense}"
+    if kind == "harden":
+        return f"hardening by {defense}"
+    return f"{record['attack'] if kind == 'attack' else 'honest fine-tuning' if kind == 'novel' else 'reference'}{behind}"
 
 
 def _listed(names: Sequence[str]) -> str:

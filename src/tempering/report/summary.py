@@ -122,6 +122,14 @@ class AttackPart(_Part):
     search: SearchPart | None = Field(default=None, description="there only where the attack's settings were searched for")
 
 
+class DefensePart(_Part):
+    """A defence that was not tried, or whose training failed."""
+
+    model: str = Field(description="reference of the model")
+    defense: str = Field(description="name of the defence")
+    reason: str = Field(description="why, as the end of a sentence that begins with its name")
+
+
 class CheapestPart(_Part):
     """The attack with the lowest median price in dollars."""
 
@@ -150,6 +158,7 @@ class Summary(_Part):
     models: list[ModelPart] = Field(default=[], description="every audited model, where there are several")
     threshold: ThresholdPart
     attacks: list[AttackPart]
+    defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
     cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
     environment: dict[str, JsonValue]
     spent: SpentPart
@@ -191,7 +200,7 @@ def make_summary(
         for target in targets
     ]
     first = models[0] if models else ModelPart(reference=study.models[0].reference, digest="", dtype=study.models[0].dtype or "")
-    spent = spent or {}
+    spent, skipped = spent or {}, list(skipped)
     summary = Summary(
         schema=1,
         study=study.name,
@@ -200,13 +209,15 @@ def make_summary(
         models=models if len(models) > 1 else [],
         threshold=ThresholdPart(tau=study.threshold.tau, epsilon=study.threshold.epsilon),
         attacks=[*(_attack(row) for row in price_rows(assessment)), *_not_tried(skipped, first.reference)],
+        defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         cheapest=_cheapest(assessment.cheapest),
         environment=json_values(dict(environment or {})),
         spent=SpentPart(wall_s=_finite(spent.get("wall_s", 0.0)) or 0.0, flops=_finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
-    if not summary.models:
-        del document["models"]
+    for optional in ("models", "defenses_not_tried"):
+        if not document[optional]:
+            del document[optional]
     for attack in document["attacks"]:
         if attack["search"] is None:
             del attack["search"]
@@ -276,10 +287,21 @@ def _cost(price: Price) -> CostPart:
     )
 
 
+def _defenses_not_tried(skipped: Iterable[Any], model: str) -> list[DefensePart]:
+    found = []
+    for entry in skipped:
+        _, reason, of = skipped_parts(entry)
+        if defense := skipped_defense(entry):
+            found.append(DefensePart(model=of or model, defense=defense, reason=reason))
+    return found
+
+
 def _not_tried(skipped: Iterable[Any], model: str) -> list[AttackPart]:
     entries = []
     for entry in skipped:
         attack, reason, of = skipped_parts(entry)
+        if skipped_defense(entry):
+            continue
         entries.append(
             AttackPart(
                 model=of or model,
@@ -298,9 +320,15 @@ def _not_tried(skipped: Iterable[Any], model: str) -> list[AttackPart]:
 
 
 def skipped_parts(entry: Any) -> tuple[str, str, str]:
-    """Attack, reason and model of a skipped attack, from a mapping or from the plan's own record."""
+    """What was left out, why, and of which model, from a mapping or from the plan's own record."""
     read = entry.get if isinstance(entry, Mapping) else lambda name, default="": getattr(entry, name, default)
-    return str(read("attack", "")), str(read("reason", "")), str(read("model", "") or "")
+    attack = str(read("attack", "")) or f"the defence {skipped_defense(entry)}"
+    return attack, str(read("reason", "")), str(read("model", "") or "")
+
+
+def skipped_defense(entry: Any) -> str:
+    """The defence that was left out; ``""`` where it is an attack."""
+    return str((entry.get("defense") if isinstance(entry, Mapping) else getattr(entry, "defense", "")) or "")
 
 
 def _cheapest(best: Mapping[str, Any] | None) -> CheapestPart | None:
@@ -319,5 +347,6 @@ def _finite(value: float | None) -> float | None:
 
 def audit_spend(units: pd.DataFrame) -> dict[str, float]:
     """What an audit took: seconds of all units together, and FLOPs of the attacks and of their searches."""
-    flops = units["flops"].fillna(0).sum() + (units["search_flops"].fillna(0).sum() if "search_flops" in units else 0)
+    attacks = units[units["kind"] == "attack"]
+    flops = attacks["flops"].fillna(0).sum() + (attacks["search_flops"].fillna(0).sum() if "search_flops" in units else 0)
     return {"wall_s": float(units["wall_s"].fillna(0).sum()), "flops": float(flops)}
