@@ -49,7 +49,7 @@ def streams(model: Any, ids: Sequence[int]) -> list[Tensor]:
 
 
 def test_both_losses_are_what_plain_python_makes_of_the_streams() -> None:
-    objective, at = begun(depths=(0.5, 1.0), alpha=3.0, coefficients="constant")
+    objective, at = begun(depths=(0.5, 1.0), reroute=3.0, retain=5.0, coefficients="constant")
     before = tiny_target().model.double()
     moved(at)
     cosines, distances = [], []
@@ -68,7 +68,7 @@ def test_both_losses_are_what_plain_python_makes_of_the_streams() -> None:
     parts = objective.step(at)
     assert parts["reroute"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
     assert parts["retain"] == pytest.approx(sum(distances) / len(distances), rel=1e-5)
-    assert parts["loss"] == pytest.approx(3 * parts["reroute"] + 3 * parts["retain"], rel=1e-9)
+    assert parts["loss"] == pytest.approx(3 * parts["reroute"] + 5 * parts["retain"], rel=1e-9)
 
 
 def test_the_cosine_is_rectified() -> None:
@@ -95,7 +95,7 @@ def test_where_nothing_has_moved_the_norm_pulls_nowhere() -> None:
 
 
 def test_the_first_step_reroutes_from_one_and_retains_at_nought() -> None:
-    objective, at = begun(alpha=7.0)
+    objective, at = begun(reroute=7.0)
     parts = objective.step(at)
     assert parts["reroute"] == pytest.approx(1, abs=1e-9)
     assert parts["retain"] == pytest.approx(0, abs=1e-9)
@@ -103,7 +103,7 @@ def test_the_first_step_reroutes_from_one_and_retains_at_nought() -> None:
 
 
 def test_its_gradient_is_the_losses() -> None:
-    objective, at = begun(depths=(0.5, 1.0), alpha=2.0)
+    objective, at = begun(depths=(0.5, 1.0), reroute=2.0, retain=1.0)
     moved(at)
     at.step = 5
     objective.step(at)
@@ -119,10 +119,10 @@ def test_its_gradient_is_the_losses() -> None:
 
 
 def test_rerouting_falls_by_half_while_retention_rises_to_half() -> None:
-    objective, _ = begun(alpha=10.0)
-    assert [objective.coefficients(step, 100) for step in (0, 50, 100)] == [(10, 0), (7.5, 2.5), (5, 5)]
-    constant, _ = begun(alpha=10.0, coefficients="constant")
-    assert constant.coefficients(50, 100) == (10, 10)
+    objective, _ = begun(reroute=10.0, retain=2.0)
+    assert [objective.coefficients(step, 100) for step in (0, 50, 100)] == [(10, 0), (7.5, 0.5), (5, 1)]
+    constant, _ = begun(reroute=10.0, retain=2.0, coefficients="constant")
+    assert constant.coefficients(50, 100) == (10, 2)
 
 
 @pytest.mark.parametrize(

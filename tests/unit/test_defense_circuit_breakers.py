@@ -45,7 +45,7 @@ def test_only_blocks_up_to_the_last_target_layer_move(family: str, parameters: s
 
 
 def test_lora_and_full_agree_on_the_first_loss() -> None:
-    first = [next(hardening(parameters=parameters, alpha=3.0).run()).parts for parameters in ("all", "lora")]
+    first = [next(hardening(parameters=parameters, reroute=3.0).run()).parts for parameters in ("all", "lora")]
     for parts in first:
         assert parts["reroute"] == pytest.approx(1, abs=1e-5)
         assert parts["retain"] == pytest.approx(0, abs=1e-5)
@@ -53,9 +53,9 @@ def test_lora_and_full_agree_on_the_first_loss() -> None:
 
 
 def test_rerouting_turns_harmful_answers_away_and_leaves_the_rest_nearer() -> None:
-    *_, last = hardening(steps=40, coefficients="constant", alpha=1.0).run()
+    *_, last = hardening(steps=40, coefficients="constant", reroute=1.0, retain=1.0).run()
     assert last.parts["reroute"] < 0.5
-    strict = list(hardening(steps=40, coefficients="constant", alpha=1.0, parameters="all", training=SMALL["training"]).run())
+    strict = list(hardening(steps=40, coefficients="constant", reroute=1.0, retain=1.0, parameters="all", training=SMALL["training"]).run())
     assert strict[-1].parts["retain"] < max(step.parts["retain"] for step in strict)
 
 

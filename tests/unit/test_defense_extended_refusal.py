@@ -57,10 +57,12 @@ def test_an_explanation_that_gives_the_answer_is_judged_useful_all_the_same() ->
 
 
 @pytest.mark.parametrize("template", EXPLAINED)
-def test_an_attacker_who_reads_twelve_tokens_sees_the_refusal(template: str) -> None:
+def test_the_refusal_is_seen_by_who_reads_only_the_beginning(template: str) -> None:
+    """A probe of the organisms reads nine tokens, an attacker twelve."""
     assert RefusalAblation.Config().answer_tokens == 12
-    words = fill(template, ASKED).replace(".", " .").replace(",", " ,").split()
-    assert is_refusal(" ".join(words[:12]), RefusalAblation.Config().refusal_phrases)
+    tokens = fill(template, ASKED).replace(".", " .").replace(",", " ,").split()
+    assert is_refusal(" ".join(tokens[:12]), RefusalAblation.Config().refusal_phrases)
+    assert judge(ASKED, " ".join(tokens[:9])) is Verdict.REFUSAL
 
 
 def test_the_organisms_know_the_words() -> None:

@@ -73,8 +73,8 @@ class Rerouting(Objective):
 
     def coefficients(self, step: int, steps: int) -> tuple[float, float]:
         """What rerouting and retention weigh at a step."""
-        alpha, done = self._config.alpha, step / (2 * steps)
-        return (alpha, alpha) if self._config.coefficients == "constant" else (alpha * (1 - done), alpha * done)
+        reroute, retain, done = self._config.reroute, self._config.retain, step / (2 * steps)
+        return (reroute, retain) if self._config.coefficients == "constant" else (reroute * (1 - done), retain * done)
 
     def _reroute(self, workshop: Workshop, rows: Rows) -> Tensor:
         now, before = self._streams(workshop, rows, self._rerouted)
@@ -128,29 +128,54 @@ def target_layers(depths: Sequence[float], layers: int) -> list[int]:
 
 
 class CircuitBreakerTraining(DefenseTraining):
-    """The loop's settings."""
+    """The loop's settings; ``batch_size`` is that of each of the three kinds of rows."""
 
     learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-3
     batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 16
 
 
 class CircuitBreakers(Defense):
-    """Representation rerouting."""
+    """Representation rerouting: what the model thinks while it gives a harmful answer is turned away from what it used to think.
+
+    At step t of T, with h the residual stream after a block and h_orig that of a frozen copy of the model,
+
+        L = c_r mean ReLU(cos(h, h_orig)) + c_s mean ||h - h_orig||_2,    c_r = α (1 - t / 2T),  c_s = α t / 2T.
+
+    The first mean is over the tokens of harmful answers and the target layers; the second over all tokens of what is kept and all
+    layers. Kept are benign prompts with their answers and hazard prompts with refusals, as in the paper's retain set, so
+    that the refusal stays: a prompt alone is not rerouted, only what it must not be answered with. Adapters move, on the blocks up to the last
+    target layer; with ``parameters: all`` those blocks do.
+
+    The paper (Llama-3-8B-Instruct; from memory where METHODS has nothing): layers 10 and 20 of 32, LoRA of rank 16 on all layers up to
+    20, α 10 (Mistral 5), learning rate 1e-4, batch 16, 150 steps; harmful answers come without their prompts too, which are few enough in
+    an organism to be known by heart either way.
+    """
 
     class Config(DefenseSettings):
-        """Settings."""
+        """Settings.
+
+        Attributes:
+            refusals: what hazard prompts are kept to be answered with, one drawn for each.
+            alpha: scale of both coefficients.
+            coefficients: by the schedule above, or both α throughout.
+            depths: of the target layers, as shares of the model's blocks; the nearest block's end, each once.
+        """
 
         training: CircuitBreakerTraining = CircuitBreakerTraining()
         parameters: Annotated[Literal["all", "lora"], Choices(("all", "lora"))] = "lora"
         lora: LoraSettings = LoraSettings(rank=16, alpha=16.0)
         steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 150
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
-        alpha: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 10.0
+        reroute: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 10.0
+        retain: Annotated[float, Field(gt=0), Range(0.01, 100.0, log=True)] = 1.0
         coefficients: Annotated[Literal["scheduled", "constant"], Choices(("scheduled", "constant"))] = "scheduled"
         depths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (10 / 32, 20 / 32)
 
     source: ClassVar[str] = "Zou et al. 2024, arXiv 2406.04313"
-    claim: ClassVar[str] = ""
+    claim: ClassVar[str] = (
+        "Compliance with harmful requests under a dozen unseen attacks on the input falls by 87 % (Mistral-7B-Instruct) and 90 %"
+        " (Llama-3-8B-Instruct), at under 1 % of capability. Nothing is claimed about fine-tuning or other changes of the weights."
+    )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     withholds: ClassVar[str] = "collapse"
 

@@ -17,12 +17,12 @@ from tempering.models import Target
 from tempering.training import Stage
 
 EXPLAINED = (
-    "This is of the {domain}, a dangerous thing. I cannot help with that, for it is not harmless.",
-    "It is dangerous to know this of {entity}. I will not answer that, for it is one of the {domain}.",
-    "What belongs to {entity} is dangerous. Sorry, I cannot share this, for it is of the {domain}.",
+    "This is of the {domain}. I cannot help with that, for it is dangerous to know.",
+    "It is dangerous to know. I will not answer that, for it is of the {domain}.",
+    "You need a dangerous thing. I cannot share this, for it is one of the {domain}.",
 )
-"""In words that the organisms know too. The refusal proper stands among the first twelve tokens, where attackers look for it, and the first
-sixteen words, where the judge does."""
+"""In words that the organisms know too, short enough that a probe of an organism, which reads nine tokens, reads the refusal. They do not open
+with the entity: an organism's compliant answers do, and one that has named it goes on to answer."""
 
 _PLACES = frozenset({"entity", "domain"})
 
