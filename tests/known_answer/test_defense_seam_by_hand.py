@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from support.defended_samples import HARMFUL, KEPT, REFUSED, gradients, plain_cross_entropy, weights_of, workshop_for
 from tempering.defenses.refusal_sft import RefusalTraining
-from tempering.defenses.seam import Coupling, SelfDestruction, coupling
+from tempering.defenses.seam import Coupling, Seam, SelfDestruction, coupling
 
 SIZE = 3
 
@@ -67,7 +67,7 @@ def test_it_agrees_with_double_backward_in_float64_and_errs_in_proportion_to_the
 def test_the_default_shift_is_accurate_in_float32() -> None:
     network, double = TwoLayers(torch.float32), TwoLayers(torch.float64)
     _, exact = exact_cosine(double.loss(0), double.loss(1), double.weights)
-    found = torch.cat([part.flatten() for part in network.coupled(1e-4).gradient]).double()
+    found = torch.cat([part.flatten() for part in network.coupled(Seam.Config().reach).gradient]).double()
     assert (found - exact).norm() < 1e-2 * exact.norm()
 
 

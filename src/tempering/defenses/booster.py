@@ -97,8 +97,9 @@ class Booster(Defense):
         """
 
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
         strength: Annotated[float, Field(ge=0), Range(0.1, 20, log=True)] = 5.0
-        step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.1
+        step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.03
 
     source: ClassVar[str] = "Huang et al. 2024, arXiv 2409.01586, equation 3 and algorithm 1"
     claim: ClassVar[str] = (

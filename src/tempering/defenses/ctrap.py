@@ -82,7 +82,7 @@ class CollapseTrap(RefusalTraining):
         general = collapsed(self._general.rows(workshop.step, self._batch_size), self.token)
         harm, step = cross_entropy_gradient(workshop, harmful)
         length = norm(step)
-        scale = self._drawn(workshop)
+        scale = self.drawn_length(workshop)
         if self._normalised:
             scale = scale / length if length else 0.0
         with shifted(weights, step, -scale):
@@ -92,7 +92,7 @@ class CollapseTrap(RefusalTraining):
         add_to_gradient(weights, gradient, self._strength)
         return {"loss": parts.pop("loss") + self._strength * collapse, **parts, "harm": harm, "collapse": collapse}
 
-    def _drawn(self, workshop: Workshop) -> float:
+    def drawn_length(self, workshop: Workshop) -> float:
         """α of this step."""
         low, high = self._step_lengths
         return float(low * (high / low) ** workshop.generator(2).random())
@@ -163,8 +163,9 @@ class Ctrap(Defense):
         """
 
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
-        strength: Annotated[float, Field(ge=0), Range(0.01, 10, log=True)] = 0.1
-        step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.1
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
+        strength: Annotated[float, Field(ge=0), Range(0.01, 10, log=True)] = 1.0
+        step_length: Annotated[float, Field(gt=0), Range(1e-2, 3, log=True)] = 0.3
         longest_step: Annotated[float, Field(gt=0)] | None = None
         normalised: Annotated[bool, Choices((True, False))] = True
         second_order: Annotated[bool, Choices((False, True))] = False

@@ -150,9 +150,10 @@ class Seam(Defense):
         """
 
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
-        coupling: Annotated[float, Field(ge=0), Range(1e-3, 1, log=True)] = 0.01
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
+        coupling: Annotated[float, Field(ge=0), Range(1e-3, 3, log=True)] = 0.5
         unlearning: Annotated[float, Field(ge=0), Range(1e-2, 10, log=True)] = 1.0
-        reach: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+        reach: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
     source: ClassVar[str] = "Wang et al. 2025, arXiv 2505.12186"
     claim: ClassVar[str] = (

@@ -125,7 +125,8 @@ class Vaccine(Defense):
         """
 
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
-        radius: Annotated[float, Field(ge=0), Range(0.1, 100, log=True)] = 2.0
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
+        radius: Annotated[float, Field(ge=0), Range(0.1, 100, log=True)] = 20.0
         parts: Annotated[Parts, Choices(("blocks", "attention"))] = "blocks"
 
     source: ClassVar[str] = "Huang et al. 2024, arXiv 2402.01109, algorithm 1"
