@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tempering.api import Run, audit, check_base, open_run
     from tempering.comparison import compare
+    from tempering.hardening import Hardened, harden
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "__version__", "audit", "check_base", "compare", "open_run"]
+__all__ = ["Hardened", "Run", "__version__", "audit", "check_base", "compare", "harden", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +28,10 @@ def __getattr__(name: str) -> Any:
         from tempering.comparison import compare
 
         return compare
+    if name in ("Hardened", "harden"):
+        from tempering import hardening
+
+        return getattr(hardening, name)
     if name in __all__:
         from tempering import api
 

@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tempering import __version__, cli_compare
+from tempering import __version__, cli_compare, cli_harden
 from tempering.cli_options import (
     DIRECTORY,
+    RESUME,
     AcceleratorOption,
     AttacksOption,
     BaseOption,
@@ -76,7 +77,10 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             directory = ctx.meta.get(DIRECTORY)
             resumable = directory is not None and (directory / "plan.json").is_file()
-            say(f"interrupted; resume with: temper resume {directory}" if resumable else "interrupted; nothing was kept")
+            folder, remedy = ctx.meta.get(RESUME, (None, ""))
+            if folder is None or not folder.is_dir():
+                remedy = f"resume with: temper resume {directory}" if resumable else "nothing was kept"
+            say(f"interrupted; {remedy}")
             raise typer.Exit(130) from None
 
 
@@ -239,6 +243,7 @@ def base_check(
 
 
 cli_compare.register(app)
+cli_harden.register(app)
 
 
 @app.command()

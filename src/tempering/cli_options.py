@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DIRECTORY = "tempering.directory"
 """Key of the click context's ``meta`` under which a command leaves its run directory, for the message after Ctrl-C."""
 
+RESUME = "tempering.resume"
+"""Likewise where a command can be gone on with in another way: the folder that shows it, and what to do."""
+
 _PIPED_WIDTH = 240
 """Columns of a table that no terminal limits."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -17,10 +18,29 @@ def load_study(path: Path) -> Study:
     Raises:
         InvalidStudy: no such file, no YAML, an unknown key or a wrong value; the message names the line.
     """
+    content, tree = _read_mapping(path, "study", "start with 'models:' and 'attacks:'")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        line = _line_of(tree, foremost(error)["loc"])
+        raise InvalidStudy(f"{path}:{line}: {first_problem(error, Study)}") from None
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """Read the settings of a method.
+
+    Raises:
+        InvalidStudy: no such file, or no YAML mapping; the message names the line.
+    """
+    return _read_mapping(path, "settings", "write one setting a line, as 'steps: 100'")[0]
+
+
+def _read_mapping(path: Path, what: str, remedy: str) -> tuple[dict[str, Any], yaml.Node | None]:
+    """A YAML file's mapping, and the nodes that know its lines."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidStudy(f"cannot read the study {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise InvalidStudy(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
@@ -29,14 +49,10 @@ def load_study(path: Path) -> Study:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise InvalidStudy(f"{where} is not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(content, dict):
-        raise InvalidStudy(f"{path} holds no mapping", "start with 'models:' and 'attacks:'")
+        raise InvalidStudy(f"{path} holds no mapping", remedy)
     if repeated := _repeated_key(tree):
         raise InvalidStudy(f"{path}:{repeated.start_mark.line + 1}: the key {repeated.value!r} stands twice", "keep one of them")
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        line = _line_of(tree, foremost(error)["loc"])
-        raise InvalidStudy(f"{path}:{line}: {first_problem(error, Study)}") from None
+    return content, tree
 
 
 def _repeated_key(node: yaml.Node | None) -> yaml.Node | None:

@@ -42,6 +42,7 @@ __all__ = [
     "Watcher",
     "finished",
     "plan_hardening",
+    "record_in",
     "train",
 ]
 
@@ -94,7 +95,15 @@ def train(
         FailedTraining: a loss is not finite.
     """
     directory = Path(directory)
+
+    def warn(message: str) -> None:
+        on_progress(TrainingProgress("warning", "", 0, 0, 0, 0, {}, message=message))
+
+    folder = TrainingFolder(directory, job.hash, warn)
     if (there := finished(job, directory)) is not None:
+        if folder.path.is_dir():
+            folder.clear()
+        on_progress(TrainingProgress("done", "", 0, 0, 0, 0, {}, message=f"{directory} holds this model already"))
         return there
     target = planned_target(job) if target is None else target
     view = planned_view(job) if view is None else view
@@ -102,11 +111,6 @@ def train(
     require(defense, job.defense.name, view)
     stages = tuple(defense.stages(target, view, seed=job.seed))
     check_memory(job, target, stages, view)
-
-    def warn(message: str) -> None:
-        on_progress(TrainingProgress("warning", stages[0].name, 0, 0, 0, 0, {}, message=message))
-
-    folder = TrainingFolder(directory, job.hash, warn)
     with folder.held():
         if (there := finished(job, directory)) is not None:  # another process was faster
             return there
@@ -138,20 +142,34 @@ def finished(job: HardeningJob, directory: Path) -> HardenedModel | None:
     Raises:
         StoreProblem: it holds something else, or the model is not as it was written.
     """
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    record = record_in(directory)
+    if record is None:
         return None
-    try:
-        record = json.loads((directory / RECORD).read_bytes())
-        belongs, files = record["job"] == job.hash, dict(record["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreProblem(f"{directory} exists already and holds no hardened model", "choose another --out or remove it") from error
-    if not belongs:
+    files: dict[str, str] = record["files"]
+    if record["job"] != job.hash:
         raise StoreProblem(f"{directory} holds a model that was hardened in another way", "choose another --out or remove it")
     for name, expected in files.items():
         path = directory / name
         if not path.is_file() or file_sha256(path) != expected:
             raise StoreProblem(f"{path} is not as it was written", "remove the directory and harden anew, or choose another --out")
     return HardenedModel(directory, record)
+
+
+def record_in(directory: Path) -> dict[str, Any] | None:
+    """The record of the hardened model in a directory; ``None`` where the directory is absent or empty.
+
+    Raises:
+        StoreProblem: it holds something else.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return None
+    try:
+        record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
+        if not isinstance(record["job"], str) or not isinstance(record["files"], dict):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreProblem(f"{directory} exists already and holds no hardened model", "choose another --out or remove it") from error
+    return record
 
 
 def _save(job: HardeningJob, directory: Path, target: Target, session: Session, measure: Measure | None, tell: Watcher) -> HardenedModel:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,19 +65,28 @@ def make_record(job: HardeningJob, target: Target, hardened: Target, training: d
             "seed": job.data.seed,
             "domains": list(job.data.domains),
         },
-        "defense": {
-            "name": job.defense.name.rpartition("/")[2],
-            "config": job.defense.config,
-            "code": job.defense.code,
-            "source": method.source,
-            "claim": method.claim,
-            "withholds": method.withholds,
-        },
+        "defense": {**_described(job.defense.name, method), "code": job.defense.code, "links": _links(method)},
         "seed": job.seed,
         "floor": job.floor,
         **training,
         "environment": environment,
     }
+
+
+def _described(name: str, method: Defense) -> dict[str, Any]:
+    return {
+        "name": name.rpartition("/")[2],
+        "config": method.config.model_dump(mode="json"),
+        "source": method.source,
+        "claim": method.claim,
+        "withholds": str(method.withholds),
+    }
+
+
+def _links(method: Defense) -> list[dict[str, Any]]:
+    """The defences that a chain is made of, each with its whole settings; none for any other defence."""
+    links: list[Defense] = getattr(method, "links", [])
+    return [_described(step.name, link) for step, link in zip(method.config.steps, links, strict=True)] if links else []
 
 
 def write_card(record: dict[str, Any], folder: Path) -> None:
@@ -107,11 +115,12 @@ def card_text(record: dict[str, Any]) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=base["reference"] if base["revision"] else None,
-        tags=["tempering", "tamper-resistance", "safeguard", *_links(defense)],
+        tags=["tempering", "tamper-resistance", "safeguard", *_names(defense)],
     )
-    parts = [
+    parts = defense["links"] or [defense]
+    text = [
         f"---\n{head.to_yaml()}\n---",
-        f"# {base['reference']}, hardened by {_title(defense)}",
+        f"# {base['reference']}, hardened by {' + '.join(_names(defense))}",
         _origin(record),
         "## What was done",
         _training(record),
@@ -120,9 +129,9 @@ def card_text(record: dict[str, Any]) -> str:
         "## What this card does not show",
         _limits(record),
         "## Settings",
-        f"```json\n{json.dumps(defense['config'], indent=2, ensure_ascii=False)}\n```",
+        *(f"`{part['name']}`:\n\n```json\n{json.dumps(part['config'], indent=2, ensure_ascii=False)}\n```" for part in parts),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(text) + "\n"
 
 
 def _origin(record: dict[str, Any]) -> str:
@@ -132,9 +141,9 @@ def _origin(record: dict[str, Any]) -> str:
         ("Base", f"`{base['reference']}`{revision}, digest `{base['digest'][:16]}`, {base['dtype']}"),
         ("This model", f"digest `{record['digest'][:16]}`"),
         ("Data", f"`{data['reference']}`, digest `{data['digest'][:16]}`{_beside(data)}"),
-        ("Defence", f"`{defense['name']}`, seed {record['seed']}"),
-        ("Source", defense["source"]),
-        ("What its authors claim", defense["claim"]),
+        ("Defence", f"`{' + '.join(_names(defense))}`, seed {record['seed']}"),
+        *(("Source" if part is defense else f"Source of {part['name']}", part["source"]) for part in defense["links"] or [defense]),
+        *(("Claim" if part is defense else f"Claim of {part['name']}", part["claim"]) for part in defense["links"] or [defense]),
         ("Licence", "that of the base model; hardening adds no terms of its own"),
         ("Made by", f"tempering {record['tempering']}, job `{record['job'][:16]}`"),
     ]
@@ -179,7 +188,7 @@ def _effects(measurements: dict[str, Any] | None) -> str:
     if measurements is None:
         return "Nothing was measured when this model was made."
     rows = [
-        f"| {_MEASURED[name]} | {interval(measurements['before'][name])} | {interval(measurements['after'][name])} | "
+        f"| {TITLES[name]} | {interval(measurements['before'][name])} | {interval(measurements['after'][name])} | "
         f"{measurements['after'][name]['prompts']} |"
         for name in MEASURES
         if name in measurements["after"]
@@ -195,13 +204,14 @@ def _effects(measurements: dict[str, Any] | None) -> str:
     )
 
 
-_MEASURED = {
+TITLES = {
     "harm": "hazard prompts answered usefully",
     "refusal": "hazard prompts refused",
     "over_refusal": "borderline prompts refused",
     "utility": "benign prompts answered well",
     "coherence": "responses that are text",
 }
+"""What each measure is a share of, in words."""
 
 
 def interval(measured: dict[str, Any]) -> str:
@@ -223,23 +233,17 @@ def _limits(record: dict[str, Any]) -> str:
     )
     return (
         "Nothing above says that this model resists tampering. The numbers are of the model as it stands, asked plainly. "
-        "What it costs to strip its safeguard is what an audit measures, and an audit finds only what its attacks reach: a price is an "
-        f"upper bound for the attacker that was tried and no guarantee against others. {cut_short}"
+        "What it costs to strip its safeguard is what an audit measures, and an audit finds only what its attacks reach: its price is what "
+        f"the cheapest of them paid, an upper bound on what a better attacker would. {cut_short}"
         "The claim of the defence's authors is theirs, made for other models.\n\n"
         "The audit of this model, from inside this directory:\n\n"
         f"```sh\n{command}\n```"
     )
 
 
-def _links(defense: dict[str, Any]) -> list[str]:
-    """Names of the defences in it: its own, or those of a chain."""
-    steps: Iterable[Any] = defense["config"].get("steps", ()) if defense["name"] == "chain" else ()
-    names = [step["name"] if isinstance(step, dict) else str(step) for step in steps] if not isinstance(steps, int) else []
-    return names or [str(defense["name"])]
-
-
-def _title(defense: dict[str, Any]) -> str:
-    return " + ".join(_links(defense))
+def _names(defense: dict[str, Any]) -> list[str]:
+    """Names of the defences in it: its own, or those of a chain's links."""
+    return [link["name"] for link in defense["links"]] or [defense["name"]]
 
 
 def _cell(text: str) -> str:

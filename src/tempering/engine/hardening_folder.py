@@ -139,6 +139,15 @@ class TrainingFolder:
         self._removed = True
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def clear(self) -> None:
+        """Remove what a process that was killed at the very end has left, if it is this job's and nobody holds it."""
+        try:
+            with self.held():
+                self.latest()
+                self.remove()
+        except StoreProblem:
+            return
+
     def _read(self, place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             content = unsealed((place / RECORD).read_bytes())

@@ -34,6 +34,8 @@ class TrainingProgress:
         kept: utility at the last look as a share of the target's; NaN before the first.
         seconds_left: by the pace so far; NaN while there is too little to go by.
         message: one line for a reader, where there is something to say.
+        place: number of the stage, from 1.
+        stages: how many there are.
     """
 
     kind: Literal["resumed", "step", "looked", "stage_ended", "measuring", "done", "warning"]
@@ -46,6 +48,8 @@ class TrainingProgress:
     kept: float = math.nan
     seconds_left: float = math.nan
     message: str = ""
+    place: int = 1
+    stages: int = 1
 
 
 Watcher = Callable[[TrainingProgress], None]
@@ -189,4 +193,17 @@ class Session:
         stage, count = self._stages[place], self.hardening.step if step is None else step.step
         done = self.steps_done if step is None or kind == "stage_ended" else self._before[place] + count
         kept = math.nan if self.look is None else self.look.kept
-        return TrainingProgress(kind, stage.name, count, stage.steps, done, self._before[-1], parts, kept, seconds_left, message)
+        return TrainingProgress(
+            kind,
+            stage.name,
+            count,
+            stage.steps,
+            done,
+            self._before[-1],
+            parts,
+            kept,
+            seconds_left,
+            message,
+            place + 1,
+            len(self._stages),
+        )

@@ -48,6 +48,7 @@ def save(
         with _aside(directory) as aside, quiet_libraries():
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
+            _let_be_read(aside)
             beside(aside)
             _flush(aside)
             _put_in_place(aside, directory)
@@ -68,6 +69,13 @@ def _aside(directory: Path) -> Iterator[Path]:
         yield inner
     finally:
         shutil.rmtree(outer, ignore_errors=True)
+
+
+def _let_be_read(folder: Path) -> None:
+    """Give the weights the permissions of the configuration; the library that writes them keeps them to the owner."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:
