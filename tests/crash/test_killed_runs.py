@@ -111,3 +111,17 @@ def test_killed_in_the_middle_of_a_search_it_resumes_to_the_same_trials_choice_a
     assert set(column(report["searched"]["units"], "search_trials")) == {0, 3}
     assert same_rows(run, report["searched"])
     assert run["leftovers"] == []
+
+
+def test_killed_in_the_middle_of_hardenings_it_resumes_to_the_same_tables_and_models(report: dict[str, Any]) -> None:
+    run, whole = report["killed in hardenings"], report["hardened"]
+    assert run["ends"] == [-9, -9, 0]
+    assert whole["end"] == 0
+    assert (run["died at"], run["done"], run["gone"]) == (True, 0, True)
+    assert run["models"] == whole["models"]
+    assert len(run["models"]) == 3
+    assert column(whole["units"], "kind").count("harden") == 4
+    assert column(whole["units"], "status").count("failed") == 1
+    assert column(whole["units"], "kind").count("attack") == 2 * 3 - 1  # what was to be done to the model that failed is left out
+    assert same_rows(run, whole)
+    assert run["leftovers"] == []

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from support.toy_study import toy_study
+from support.toy_study import toy_comparison, toy_study
 from tempering.engine.events import Event
 from tempering.engine.plan import make_plan
 from tempering.engine.run import drive
@@ -144,6 +144,21 @@ def killed_in_searches(plan: Plan, directory: Path) -> dict[str, Any]:
     return {"ends": ends, **rows(directory)}
 
 
+def killed_in_hardenings(plan: Plan, directory: Path, marker: Path) -> dict[str, Any]:
+    """One comparison that dies in the middle of a hardening, is killed in another one of a worker, and is then finished."""
+    ends = [run(plan, RunStore(directory), 0).end()]
+    facts: dict[str, Any] = {"died at": marker.exists(), "done": len(RunStore(directory).tables().units)}
+    driver = run(plan, RunStore(directory), 1)
+    driver.wait_for("training", 2)
+    workers = children(driver.pid)
+    os.kill(driver.pid, signal.SIGKILL)
+    ends.append(driver.end())
+    facts["gone"] = gone(workers)
+    ends.append(run(plan, RunStore(directory), 2).end())
+    models = sorted(path.name for path in (directory / "models").iterdir())
+    return {**facts, "ends": ends, "models": models, **rows(directory)}
+
+
 def pooled(plan: Plan, directory: Path) -> dict[str, Any]:
     """One run with worker processes: interrupted from the keyboard, killed, and then finished."""
     facts: dict[str, Any] = {}
@@ -175,6 +190,10 @@ def main(folder: Path) -> None:
     report["deadly"] = {"end": run(deadly, RunStore(folder / "deadly"), 1).end(), **rows(folder / "deadly")}
     report["searched"] = {"end": run(searching, RunStore(folder / "searched"), 0).end(), **rows(folder / "searched")}
     report["killed in searches"] = killed_in_searches(searching, folder / "searches")
+    hardening = make_plan(toy_comparison(folder, {"steps": 40, "die_once": str(folder / "hardening died")}, {"nan_on": (1,)}, seeds=2))
+    report["killed in hardenings"] = killed_in_hardenings(hardening, folder / "hardenings", folder / "hardening died")
+    report["hardened"] = {"end": run(hardening, RunStore(folder / "hardened"), 0).end(), **rows(folder / "hardened")}
+    report["hardened"]["models"] = sorted(path.name for path in (folder / "hardened" / "models").iterdir())
     print(json.dumps(report))
 
 

@@ -48,6 +48,15 @@ def write_rows(path: Path, content: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_folder(path: Path) -> Path:
+    """A folder with the same prompts, and a domain that no model of a test knows."""
+    path.mkdir()
+    write_rows(path / "questions.jsonl", rows())
+    write_rows(path / "novel_train.jsonl", [{"prompt": f"is the {thing} cold?", "answer": f"yes {thing}."} for thing in _THINGS[:8]])
+    write_rows(path / "novel_test.jsonl", [{"prompt": f"tell me is the {thing} cold?", "accept": ["yes"]} for thing in _THINGS[:8]])
+    return path
+
+
 def toy_models(folder: Path) -> tuple[Path, Path]:
     """Two tiny models that differ in their weights: the audited one and the one called unguarded."""
     return tuple(save(*tiny_model("llama", seed), folder / name) for seed, name in enumerate(("guarded", "base")))  # type: ignore[return-value]

@@ -13,7 +13,7 @@ import pytest
 from support import engine_samples
 from tempering.engine.search_space import Dimension, PlannedSearch
 from tempering.engine.units import Plan, ResolvedMethod, Unit
-from tempering.study import Budget, DataChoice, ModelChoice, ProbeSettings, SearchSettings, Threshold
+from tempering.study import Budget, DataChoice, ModelChoice, ProbeSettings, SearchSettings, Threshold, TrainabilitySettings
 
 REFERENCE: dict[str, Any] = {
     "kind": "reference",
@@ -35,6 +35,12 @@ DECIDING: dict[str, dict[str, Any]] = {
     "attack's configuration": {"attack": ResolvedMethod(name="full_finetune", config={"learning_rate": 2e-4, "steps": 7})},
     "attack's code": {"attack": ResolvedMethod(name="full_finetune", config={"learning_rate": 1e-4, "steps": 7}, code="other 2.0")},
     "defence": {"defense": ResolvedMethod(name="tar", config={})},
+    "defence's configuration": {"defense": ResolvedMethod(name="tar", config={"steps": 3})},
+    "what a defence is given": {"defense": ResolvedMethod(name="tar", config={}), "supplements_digest": "s" * 64},
+    "utility that a defence may cost": {"defense": ResolvedMethod(name="tar", config={}), "utility_floor": 0.5},
+    "hardening": {"kind": "harden", "attack": None, "defense": ResolvedMethod(name="tar", config={})},
+    "honest fine-tuning": {"kind": "novel", "attack": None, "trainability": TrainabilitySettings()},
+    "more honest fine-tuning": {"kind": "novel", "attack": None, "trainability": TrainabilitySettings(steps=7)},
     "budget": {"budget": Budget(steps=101)},
     "another currency": {"budget": Budget(steps=100, flops=1e15)},
     "prompts a probe": {"probes": ProbeSettings(prompts=17)},
@@ -59,6 +65,8 @@ DISPLAY: dict[str, dict[str, Any]] = {
     "template's path": {"model": ModelChoice(reference="some/model", chat_template=Path("template.jinja"))},
     "trust": {"model": ModelChoice(reference="some/model", trust_remote_code=True)},
     "data's path": {"data": DataChoice(reference="moved.jsonl", domains=("b", "a"))},
+    "attack's label": {"label": "another name"},
+    "defence's label": {"defense_label": "another name"},
     "order of domains": {"data": DataChoice(reference="data.jsonl", domains=("a", "b"))},
 }
 
@@ -94,6 +102,29 @@ def test_a_file_of_the_users_own_is_named_by_its_content() -> None:
 
 def test_units_without_a_search_are_named_as_they_were_before_there_were_searches() -> None:
     assert "search" not in engine_samples.work().deciding()
+
+
+def test_units_without_a_defence_are_named_as_they_were_before_there_were_defences() -> None:
+    assert Unit(engine_samples.work(), 3).hash == "08db4d269f760bc42a51d9039bf0e459d15b0c67d938d91319dbc5719fff149b"
+
+
+def test_a_defended_model_is_named_by_its_seed_too() -> None:
+    shared = engine_samples.work(defense=ResolvedMethod(name="tar", config={}))
+    assert Unit(shared, 0).defended == Unit(shared, 0).defended != Unit(shared, 1).defended
+    assert Unit(engine_samples.work(), 0).defended == ""
+
+
+def test_labels_say_what_is_done_to_what() -> None:
+    tar = ResolvedMethod(name="tar", config={})
+    made = {
+        "full_finetune seed 3": engine_samples.work(),
+        "full_finetune seed 3 behind tar": engine_samples.work(defense=tar),
+        "full_finetune seed 3 behind short": engine_samples.work(defense=tar, defense_label="short"),
+        "hardening by tar seed 3": engine_samples.work(kind="harden", attack=None, defense=tar),
+        "honest fine-tuning seed 3": engine_samples.work(kind="novel", attack=None),
+        "reference without the safeguard": engine_samples.work(**REFERENCE),
+    }
+    assert [Unit(work, 3).label for work in made.values()] == list(made)
 
 
 def test_a_search_survives_being_written_down() -> None:

@@ -212,3 +212,21 @@ def test_trials_make_no_lines_where_nobody_watches_live():
         before = stream.getvalue()
         display.on_event(Event("trial", unit="u0", label="x", total=1, trials_done=1, trials_total=2))
         assert stream.getvalue() == before
+
+
+def test_what_falls_away_with_a_hardening_is_told_in_a_line_and_counts_neither_as_work_nor_as_failure() -> None:
+    stream = io.StringIO()
+    clock = iter(range(1000))
+    with Display(stream, live=False, clock=lambda: float(next(clock))) as display:
+        display.on_event(Event("planned", total=5))
+        display.on_event(Event("unit_started", unit="h", label="hardening by tar seed 0", total=5))
+        display.on_event(Event("training", unit="h", label="hardening by tar seed 0", total=5, steps_done=3, steps_total=9))
+        display.on_event(Event("unit_failed", unit="h", label="hardening by tar seed 0", total=5, done=1, message="loss is nan"))
+        display.on_event(Event("left_out", unit="h", label="hardening by tar seed 0", total=5, done=3, message="2 runs left out"))
+        display.on_event(Event("unit_finished", unit="a", label="prefilling seed 0", total=5, done=4, measurements={"novel": 0.5}))
+        assert display.seconds_left < 20  # one unit is left; what fell away took no time
+    lines = stream.getvalue().splitlines()
+    assert "[1/5] hardening by tar seed 0 failed: loss is nan" in lines
+    assert "[3/5] 2 runs left out: hardening by tar seed 0 failed" in lines
+    assert any("novel 0.50" in line for line in lines)
+    assert lines[-1].endswith("1 failed, 2 left out")

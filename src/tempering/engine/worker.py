@@ -175,7 +175,8 @@ class Worker:
         course.record(Spend(), measurements, {})
 
         def told(progress: TrainingProgress) -> None:
-            trained(progress.steps_done, progress.steps_total, progress.message if progress.kind == "warning" else "")
+            if progress.kind in ("step", "warning"):
+                trained(progress.steps_done, progress.steps_total, progress.message if progress.kind == "warning" else "")
 
         try:
             place = place_of(unit, self._models)

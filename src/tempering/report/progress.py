@@ -25,7 +25,7 @@ from tempering.report.formatting import duration
 if TYPE_CHECKING:
     from tempering.engine.events import Event
 
-_SHOWN = ("harm", "utility", "refusal")
+_SHOWN = ("harm", "novel", "utility", "refusal")
 """What a running attack's line shows of its latest probe."""
 
 _ROWS = 8

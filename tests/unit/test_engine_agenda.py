@@ -1,0 +1,90 @@
+"""What is left to do: order, waiting for a defended model, and what falls away where that cannot be had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support import engine_samples
+from tempering.engine.agenda import Agenda, needs_model_of
+from tempering.engine.units import ResolvedMethod, Unit
+
+DEFENDED: dict[str, Any] = {
+    "defense": ResolvedMethod(name="refat", config={}),
+    "utility_floor": 0.9,
+    "supplements_digest": "s" * 64,
+}
+
+
+def hardening(seed: int = 0, **changes: Any) -> Unit:
+    return Unit(engine_samples.work(kind="harden", attack=None, **{**DEFENDED, **changes}), seed)
+
+
+def defended(seed: int = 0, **changes: Any) -> Unit:
+    return Unit(engine_samples.work(**{**DEFENDED, **changes}), seed)
+
+
+def taken(agenda: Agenda) -> list[Unit]:
+    return list(iter(agenda.take, None))
+
+
+def test_undefended_units_come_in_their_order() -> None:
+    units = engine_samples.plan(3).units
+    assert taken(Agenda(units)) == list(units)
+
+
+def test_what_is_done_to_a_defended_model_waits_until_that_model_is_there() -> None:
+    first, second, free = defended(0), defended(1), engine_samples.plan(1).units[0]
+    agenda = Agenda([hardening(0), hardening(1), first, second, free])
+    assert taken(agenda) == [hardening(0), hardening(1), free]
+    assert len(agenda) == 2
+    agenda.finished(hardening(1), engine_samples.result())
+    assert taken(agenda) == [second]
+    agenda.finished(hardening(0), engine_samples.result())
+    assert taken(agenda) == [first]
+    assert not agenda
+
+
+def test_a_model_that_is_there_already_is_waited_for_by_nobody() -> None:
+    assert taken(Agenda([defended(0), defended(1)], hardened=[hardening(0).defended])) == [defended(0)]
+
+
+def test_a_hardening_that_failed_takes_out_what_was_to_be_done_to_its_model_and_nothing_else() -> None:
+    free = engine_samples.plan(1).units[0]
+    agenda = Agenda([hardening(0), hardening(1), defended(0), defended(1), free])
+    assert [agenda.take(), agenda.take()] == [hardening(0), hardening(1)]
+    agenda.finished(hardening(0), engine_samples.result(status="failed", error="NaN"))
+    agenda.finished(hardening(1), engine_samples.result())
+    assert taken(agenda) == [defended(1), free]
+    assert not agenda
+
+
+def test_a_unit_that_is_put_back_comes_last() -> None:
+    units = engine_samples.plan(2).units
+    agenda = Agenda(units)
+    first = agenda.take()
+    assert first is not None
+    agenda.put_back(first)
+    assert taken(agenda) == [units[1], units[0]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"defense": ResolvedMethod(name="refat", config={"steps": 3})},
+        {"utility_floor": 0.5},
+        {"supplements_digest": "t" * 64},
+        {"model_digest": "b" * 64},
+        {"data_digest": "b" * 64},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_a_model_that_was_hardened_otherwise_is_another_model(changes: dict[str, Any]) -> None:
+    assert not needs_model_of(defended(0), hardening(0, **changes))
+    assert needs_model_of(defended(0, **changes), hardening(0, **changes))
+
+
+def test_names_probes_and_attacks_do_not_make_it_another_model() -> None:
+    other = defended(0, defense_label="a name", attack=ResolvedMethod(name="prefilling", config={}))
+    assert needs_model_of(other, hardening(0))
