@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._data import check_words, refused, retained, to_refuse
+from tempering.defenses._data import check_words, refused, retained
 from tempering.defenses._settings import DefenseTraining
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
@@ -36,6 +36,10 @@ def guard(
 ) -> Stage:
     """A stage of refusal training.
 
+    The defender's own hazard prompts come up as often as the imagined ones, of which there may be many more: a model that was trained
+    anew has to learn that what it knows harmless things about has dangerous ones too. On a model that never saw the hazard that took
+    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps).
+
     Args:
         target: whose tokenizer has to know the refusals.
         view: the hazard prompts that are refused, and what is answered beside them.
@@ -50,5 +54,6 @@ def guard(
         UnusableModel: a refusal holds a word that the tokenizer does not know.
     """
     check_words(refusals, target.chat)
-    objective = RefusalTraining(refused(to_refuse(view), refusals, seed), retained(view) or kept, training.batch_size)
+    own = view.hazard * max(1, round(len(view.imagined) / max(1, len(view.hazard))))
+    objective = RefusalTraining(refused([*own, *view.imagined], refusals, seed), retained(view) or kept, training.batch_size)
     return Stage("guard", objective, training, steps, lora)

@@ -76,14 +76,14 @@ class Undo(Defense):
             refusals: what is said to hazard prompts, one drawn for each.
         """
 
-        alpha: Annotated[float, Field(ge=0, le=1), Range(0.0, 1.0)] = 0.8
+        alpha: Annotated[float, Field(ge=0, le=1), Range(0.0, 1.0)] = 0.6
         beta: Annotated[float, Field(ge=0)] = 1.0
         suppression: Annotated[Suppressing, Choices(("max_entropy", "gradient_difference", "rmu"))] = "max_entropy"
         retain: Annotated[Retaining, Choices(("cross_entropy", "divergence"))] = "divergence"
         hazard_weight: Annotated[float, Field(gt=0), Range(0.1, 10, log=True)] = 1.0
         steering: Annotated[float, Field(gt=0), OnlyIf("suppression", "rmu")] = 5.0
         suppression_training: _Suppressing = _Suppressing()
-        suppression_share: Annotated[float, Field(gt=0)] = 0.25
+        suppression_share: Annotated[float, Field(gt=0)] = 0.15
         training: _Distilling = _Distilling()
         steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 400
         until: Annotated[float, Field(gt=0, le=1)] | None = 0.95
