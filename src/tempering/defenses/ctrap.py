@@ -23,9 +23,6 @@ from tempering.training import Pool, Rows, Stage, Workshop
 class CollapseTrap(RefusalTraining):
     """f(w) + λ c(w − α ∇h/‖∇h‖): f the refusal training, h the loss of a harmful fine-tune, c the loss of saying one token only."""
 
-    gradient_copies = 4
-    """The harmful gradient, that of the collapse, the weights to go back to, and one more for a second-order term."""
-
     def __init__(
         self,
         refusals: Sequence[Example],
@@ -57,6 +54,8 @@ class CollapseTrap(RefusalTraining):
             token: text whose first token is what the model collapses to; ``None`` takes one that no answer holds.
         """
         super().__init__(refusals, kept, batch_size)
+        # the step, the gradient after it and the weights to go back to; a second-order term has a direction and two gradients more
+        self.gradient_copies = 6 if second_order else 3
         self._harmful = harmful
         self._strength = strength
         self._step_lengths = step_length, longest_step

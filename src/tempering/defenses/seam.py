@@ -56,10 +56,10 @@ def coupling(
     if length_a == 0 or length_b == 0:
         return Coupling(0.0, combined((0.0, harm_here)))
     cosine = dot(harm_here, benign_here) / (length_a * length_b)
-    across_a = combined((1 / length_b, benign_here), (-cosine / length_a, harm_here))
-    across_b = combined((1 / length_a, harm_here), (-cosine / length_b, benign_here))
-    curved_a = hessian_product(harm, weights, across_a, reach=reach, here=harm_here)
-    curved_b = hessian_product(benign, weights, across_b, reach=reach, here=benign_here)
+    across = combined((1 / length_b, benign_here), (-cosine / length_a, harm_here))
+    curved_a = hessian_product(harm, weights, across, reach=reach, here=harm_here)
+    across = combined((1 / length_a, harm_here), (-cosine / length_b, benign_here))
+    curved_b = hessian_product(benign, weights, across, reach=reach, here=benign_here)
     return Coupling(cosine, combined((1 / length_a, curved_a), (1 / length_b, curved_b)))
 
 
@@ -67,7 +67,7 @@ class SelfDestruction(RefusalTraining):
     """f − γ log h + β cos(∇h, ∇b): f the refusal training, h the harmful loss, b the loss of benign answers, each on a batch of its own."""
 
     gradient_copies = 6
-    """Both gradients, the direction, the weights to go back to, the gradient there, and the product."""
+    """Both gradients, the first product, and for the second the direction, the weights to go back to and the gradient after the shift."""
 
     def __init__(
         self,
