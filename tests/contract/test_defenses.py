@@ -27,7 +27,7 @@ NAMES = registry.names("defenses")
 MODEL_FAMILIES = ("llama", "qwen3", "gemma2", "gpt_neox")
 CONFIGS: dict[str, dict[str, Any]] = {"chain": {"steps": ["refusal_sft", "npo"]}}
 """Of the defences that are nothing without settings."""
-_MORE_WORDS = ("I", "Sorry", "The", "It", "a", "of", "is", "kind", "thing", "dangerous", "because")
+_MORE_WORDS = ("I", "Sorry", "The", "This", "It", "You", "a", "of", "is", "kind", "thing", "dangerous", "because", "need", "share", "know")
 STEPS = 2
 """Of every stage; what a defence does in its tenth step it does in its second."""
 
@@ -55,7 +55,7 @@ def view(poor: bool = False) -> DefenderView:
         questions(role, count, names)
         for role, names in ((Role.HAZARD, "poison brew"), (Role.BENIGN, "river fish"), (Role.BORDERLINE, "house stone"))
     )
-    imagined = tuple(example.model_copy(update={"answer": None, "accept": ()}) for example in questions(Role.HAZARD, 5, "sun moon"))
+    imagined = tuple(example.model_copy(update={"answer": None, "accept": ()}) for example in questions(Role.HAZARD, 5, "sun light"))
     validation = EvaluatorView(hazard[:1], benign[:1], borderline[:1])
     return DefenderView(hazard, benign, borderline, validation, () if poor else benign + borderline, () if poor else imagined)
 
@@ -115,10 +115,10 @@ def test_the_card_is_filled_in(name: str) -> None:
     assert summary != inspect.getdoc(Defense)
     assert method.source.strip()
     assert len(method.claim) > 40, "a claim card quotes it"
-    assert method.withholds in {"refusal", "absence", "collapse"}
+    assert defense_of(name).withholds in {"refusal", "absence", "collapse"}
     assert set(method.resists) <= set(registry.names("attacks"))
     assert method.needs <= defense_of(name).requires <= frozenset(Material)
-    assert registry.card("defenses", name).needs
+    assert registry.card("defenses", name).needs or name in CONFIGS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_target_stays_as_it_was(nam
     assert type(model) is type(target.model)
     spend, other = first.meter.spend(), second.meter.spend()
     assert spend == other
-    assert spend.steps == sum(stage.steps for stage in first.stages)
+    assert spend.steps >= sum(stage.steps for stage in first.stages)  # more where a defence trains adversaries
     assert spend.flops > 0
     assert spend.examples > 0
 
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_target_stays_as_it_was(nam
 def test_a_training_that_was_killed_ends_with_the_same_weights(name: str) -> None:
     target = target_of("llama")
     whole = hardened(defense_of(name), target, view())
-    for kill_after in range(1, whole.meter.spend().steps):
+    for kill_after in range(1, sum(stage.steps for stage in whole.stages)):
         resumed = hardened(defense_of(name), target, view(), kill_after=kill_after)
         assert resumed.meter.spend() == whole.meter.spend(), kill_after
         for (weight, value), expected in zip(resumed.finished().named_parameters(), whole.finished().parameters(), strict=True):
