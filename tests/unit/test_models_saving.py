@@ -114,3 +114,20 @@ def test_the_folder_can_be_read_by_others(tmp_path):
 def test_nothing_is_printed(tmp_path, capfd):
     save(*tiny_model("llama"), tmp_path / "tiny")
     assert capfd.readouterr() == ("", "")
+
+
+def test_further_files_appear_with_the_model_or_not_at_all(tmp_path):
+    def card(folder):
+        assert (folder / "model.safetensors").is_file()
+        (folder / "README.md").write_text("what it is")
+
+    def fails(folder):
+        card(folder)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StoreProblem, match="cannot write the model"):
+        save(*tiny_model("llama"), tmp_path / "tiny", beside=fails)
+    assert list(tmp_path.iterdir()) == []
+    directory = save(*tiny_model("llama"), tmp_path / "tiny", beside=card)
+    assert (directory / "README.md").read_text() == "what it is"
+    assert len({path.stat().st_mode for path in directory.iterdir()}) == 1  # the weights may be read by whoever may read the rest

@@ -209,13 +209,15 @@ def check_memory(job: HardeningJob, target: Target, stages: Sequence[Stage], vie
     for what, needed, free in rooms:
         if free and needed > free:
             raise UnusableModel(
-                f"hardening {job.model.reference} by {job.defense.name!r} needs about {_gib(needed)} of {what} and {_gib(free)} are free",
+                f"hardening {job.model.reference} by {job.defense.name!r} needs about {_size(needed)} of {what} and {_size(free)} are free",
                 _less_memory(stages, need.parts, target),
             )
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2g} GiB" if size < 100 * 2**30 else f"{size / 2**30:.0f} GiB"
+def _size(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.0f} {name}" if count >= 10 * unit else f"{count / unit:.2g} {name}"
 
 
 def _less_memory(stages: Sequence[Stage], parts: dict[str, int], target: Target) -> str:

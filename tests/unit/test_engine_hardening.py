@@ -1,0 +1,429 @@
+"""From a job to a hardened model: what is watched, kept, taken up and refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from support.scripted_models import scripted_model
+from support.toy_study import DEFENSE, rows, toy_models, write_rows
+from tempering import models
+from tempering.data.records import EvaluatorView, Example, Role
+from tempering.engine import hardening, hardening_folder
+from tempering.engine.hardening import HardenedModel, HardeningJob, TrainingProgress, plan_hardening, train
+from tempering.engine.hardening_folder import Pace, TrainingFolder
+from tempering.engine.hardening_measure import Measurement, share_of
+from tempering.engine.hardening_watch import Look, Watch
+from tempering.engine.loading import load_records
+from tempering.errors import FailedTraining, InvalidStudy, StoreProblem, UnknownName, UnusableData, UnusableModel
+from tempering.models.target import Target
+from tempering.study import DataChoice, MethodChoice, ModelChoice
+from tempering.training import Hardening
+
+REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 8, "training": {"learning_rate": 1e-2}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hardening")
+    toy_models(folder)
+    write_rows(folder / "data.jsonl", rows())
+    return folder
+
+
+def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, **more: Any) -> HardeningJob:
+    model = ModelChoice(reference=str(folder / "guarded"), device="cpu")
+    choice = MethodChoice(name=name, config=REFUSAL if config is None else config)
+    return plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), choice, **more).job
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    return dict(models.load(str(directory), device="cpu").model.named_parameters())
+
+
+class Scripted(Watch):
+    """A watch that sees what a test tells it to, look by look."""
+
+    script: Iterator[float]
+    seen: list[dict[str, Tensor]]
+
+    @property
+    def own(self) -> float:
+        return 0.5
+
+    @property
+    def is_blind(self) -> bool:
+        return False
+
+    def look(self, model: Any) -> Look:
+        type(self).seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        kept = next(type(self).script)
+        return Look(0.5 * kept, kept)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Tensor]]]:
+    def put(*kept: float) -> list[dict[str, Tensor]]:
+        Scripted.script, Scripted.seen = iter(kept), []
+        monkeypatch.setattr(hardening, "Watch", Scripted)
+        return Scripted.seen
+
+    return put
+
+
+def interrupted_after(job: HardeningJob, directory: Path, steps: int) -> None:
+    """Train so many steps and stop as Ctrl-C does, with a snapshot of every step."""
+
+    def told(progress: TrainingProgress) -> None:
+        if progress.kind == "step" and progress.steps_done > steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, directory, on_progress=told, snapshot_seconds=0)
+
+
+def test_the_directory_holds_an_ordinary_model_and_the_record(folder: Path, tmp_path: Path) -> None:
+    job = job_of(folder)
+    made = train(job, tmp_path / "new" / "model")
+    assert isinstance(made, HardenedModel)
+    assert made.record == json.loads((made.directory / "tempering.json").read_text())
+    assert made.record["job"] == job.hash
+    loaded = models.load(str(made.directory), device="cpu")
+    assert loaded.digest == made.record["digest"] != job.model_digest
+    assert made.record["spend"]["steps"] == 8
+    assert made.record["measurements"] is None
+    assert [path.name for path in made.directory.parent.iterdir()] == ["model"]
+    modes = {path.stat().st_mode & 0o777 for path in made.directory.iterdir()}
+    assert len(modes) == 1
+
+
+def test_the_same_job_again_returns_at_once(folder: Path, tmp_path: Path) -> None:
+    job = job_of(folder)
+    first = train(job, tmp_path / "model")
+    told: list[TrainingProgress] = []
+    before = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train(job, tmp_path / "model", on_progress=told.append) == first
+    assert [progress.kind for progress in told] == ["done"]
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_job_or_anything_else_in_the_directory_is_an_error(folder: Path, tmp_path: Path) -> None:
+    train(job_of(folder), tmp_path / "model")
+    with pytest.raises(StoreProblem, match="hardened in another way"):
+        train(job_of(folder, seed=1), tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreProblem, match="holds no hardened model; choose another --out"):
+        train(job_of(folder), tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+
+
+def test_weights_that_were_changed_afterwards_are_not_taken_for_ours(folder: Path, tmp_path: Path) -> None:
+    path = train(job_of(folder), tmp_path / "model").directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(StoreProblem, match="not as it was written"):
+        train(job_of(folder), tmp_path / "model")
+
+
+@pytest.mark.parametrize("parameters", ["all", "lora"])
+def test_an_interrupted_training_ends_with_the_same_weights(folder: Path, tmp_path: Path, parameters: str) -> None:
+    job = job_of(folder, config={**REFUSAL, "parameters": parameters})
+    whole = train(job, tmp_path / "whole")
+    interrupted_after(job, tmp_path / "model", 4)
+    assert (tmp_path / "model.training").is_dir()
+    told: list[TrainingProgress] = []
+    again = train(job, tmp_path / "model", on_progress=told.append)
+    assert told[0].kind == "resumed"
+    assert told[0].message == "going on after 4 of 8 steps"
+    assert again.record["files"] == whole.record["files"]
+    assert again.record["digest"] == whole.record["digest"]
+    spent = [{name: value for name, value in made.record["spend"].items() if name != "device_seconds"} for made in (whole, again)]
+    assert spent[0] == spent[1]
+    assert not (tmp_path / "model.training").exists()
+
+
+def test_a_damaged_snapshot_falls_back_to_the_one_before(folder: Path, tmp_path: Path) -> None:
+    job = job_of(folder)
+    whole = train(job, tmp_path / "whole")
+    for damaged, message in ((("tensors.safetensors",), "after 3 of 8"), (("record.json",), "after 3 of 8")):
+        place = tmp_path / damaged[0] / "model"
+        interrupted_after(job, place, 4)
+        snapshots = sorted(path for path in place.with_name("model.training").iterdir() if path.name[0] != ".")
+        assert [path.name for path in snapshots] == ["00000003", "00000004"]
+        content = (snapshots[-1] / damaged[0]).read_bytes()
+        (snapshots[-1] / damaged[0]).write_bytes(content[:-3])
+        told: list[TrainingProgress] = []
+        assert train(job, place, on_progress=told.append).record["files"] == whole.record["files"]
+        assert [progress.kind for progress in told[:2]] == ["warning", "resumed"]
+        assert "the snapshot 00000004" in told[0].message
+        assert message in told[1].message
+
+
+def test_with_every_snapshot_damaged_it_starts_anew(folder: Path, tmp_path: Path) -> None:
+    job = job_of(folder)
+    interrupted_after(job, tmp_path / "model", 4)
+    for path in (tmp_path / "model.training").glob("*/tensors.safetensors"):
+        path.unlink()
+    told: list[TrainingProgress] = []
+    train(job, tmp_path / "model", on_progress=told.append)
+    assert [progress.kind for progress in told[:3]] == ["warning", "warning", "step"]
+    assert told[2].steps_done == 1
+
+
+def test_the_training_of_another_job_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    interrupted_after(job_of(folder), tmp_path / "model", 4)
+    with pytest.raises(StoreProblem, match="another model, defence, data, seed or setting; give the same ones again, remove that folder"):
+        train(job_of(folder, seed=1), tmp_path / "model")
+    assert train(job_of(folder), tmp_path / "model").record["spend"]["steps"] == 8
+
+
+def test_two_processes_do_not_train_into_one_directory(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.training").mkdir()
+    with (tmp_path / "model.training" / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StoreProblem, match="another process is training into"):
+            train(job_of(folder), tmp_path / "model")
+
+
+def test_a_loss_that_is_not_finite_leaves_one_line_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FailedTraining, match="loss is nan at step 1 of 'refuse'; try a lower learning rate, or another seed") as failed:
+        train(job_of(folder, DEFENSE, {"nan_on": [0]}), tmp_path / "model")
+    assert failed.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_step_that_breaks_the_weights_fails_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = Hardening.finished
+
+    def broken(self: Hardening) -> Any:
+        model = finished(self)
+        with torch.no_grad():
+            next(iter(model.parameters())).fill_(float("inf"))
+        return model
+
+    monkeypatch.setattr(Hardening, "finished", broken)
+    with pytest.raises(FailedTraining, match="weights that are not finite"):
+        train(job_of(folder), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_running_out_of_memory_says_what_to_change(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnusableModel, match=r"ran out of memory: .* --lora"):
+        train(job_of(folder, DEFENSE, {"crash_on": [0]}), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_will_not_fit_is_refused_before_it_starts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardening, "available_memory", lambda: 1 << 16)
+    with pytest.raises(UnusableModel) as refused:
+        train(job_of(folder), tmp_path / "model")
+    line = str(refused.value)
+    assert re.search(r"by 'refusal_sft' needs about 0\.\d+ MiB of memory and 0\.062 MiB are free", line)
+    assert "train adapters with --lora" in line
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(hardening, "available_memory", lambda: 0)  # a system that does not tell refuses nothing
+    train(job_of(folder), tmp_path / "model")
+
+
+def test_a_full_disk_is_told_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hardening_folder, "save_file", full)
+    with pytest.raises(StoreProblem, match=r"no space left for the training in .*model.training; free some, then give the same command"):
+        train(job_of(folder), tmp_path / "model", snapshot_seconds=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("parameters", ["all", "lora"])
+def test_below_the_floor_it_goes_back_to_the_last_good_weights(
+    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
+) -> None:
+    seen = scripted(1.0, 0.95, 0.5, 0.95)
+    job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
+    told: list[TrainingProgress] = []
+    record = train(job, tmp_path / "model", on_progress=told.append).record
+    (stage,) = record["stages"]
+    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (6, 4, True)
+    assert stage["utility_kept"] == 0.95
+    assert stage["ended"] == "utility fell to 50% of the target's, below the floor of 90%"
+    final = weights(tmp_path / "model")
+    if parameters == "all":
+        assert all(torch.equal(final[name], value) for name, value in seen[1].items())
+        assert any(not torch.equal(final[name], value) for name, value in seen[2].items())
+    assert all(torch.equal(final[name], value) for name, value in seen[3].items())
+    ended = next(progress for progress in told if progress.kind == "stage_ended")
+    assert "below the floor of 90%; went back to the weights of step 4" in ended.message
+    assert "the weights of step 4 were kept" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("parameters", ["all", "lora"])
+def test_below_the_floor_at_the_first_look_the_stage_is_undone(
+    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
+) -> None:
+    scripted(0.2, 1.0)
+    job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
+    made = train(job, tmp_path / "model")
+    assert made.record["stages"][0]["steps_kept"] == 0
+    assert made.record["digest"] == job.model_digest
+
+
+def test_a_floor_of_nothing_lets_it_run(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
+    scripted(*[0.0] * 4)
+    made = train(job_of(folder, watch_steps=2, floor=0.0), tmp_path / "model")
+    assert made.record["stages"][0]["steps_done"] == 8
+    assert not made.record["stages"][0]["floored"]
+
+
+def test_a_stage_with_an_until_ends_when_utility_is_back(
+    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from tempering.defenses.refusal_sft import RefusalSft
+
+    declared = RefusalSft.stages
+    monkeypatch.setattr(
+        RefusalSft, "stages", lambda self, *a, **k: [replace(stage, floored=False, until=0.95) for stage in declared(self, *a, **k)]
+    )
+    scripted(0.1, 0.96)
+    made = train(job_of(folder, watch_steps=3), tmp_path / "model")
+    (stage,) = made.record["stages"]
+    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (6, 6, False)
+    assert stage["ended"] == "utility was back at 96% of the target's"
+
+
+def test_the_watch_asks_the_defenders_own_prompts_and_nothing_else(folder: Path) -> None:
+    model = ModelChoice(reference=str(folder / "guarded"), device="cpu")
+    planned = plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), MethodChoice(name="refusal_sft", config=REFUSAL))
+    validation, test = planned.division.defender_view().validation, planned.division.evaluator_view()
+    watch = Watch(planned.target, validation, 64)
+    asked = {example.prompt for role in Role for example in watch._view.of(role)}
+    assert asked == {example.prompt for example in (*validation.benign, *validation.borderline)} != set()
+    assert not asked & {example.prompt for role in Role for example in test.of(role)}
+
+
+def test_the_watch_tells_what_share_is_still_answered() -> None:
+    def target(response: str) -> Target:
+        model, chat = scripted_model(response)
+        return Target("scripted", model, chat.tokenizer, chat, "")
+
+    ask = [Example(prompt=f"{word} key?", answer="it is red.", accept=("red",), role=Role.BENIGN) for word in ("one", "two", "three")]
+    light = Example(prompt="one light?", answer="it is cold.", accept=("cold",), role=Role.BORDERLINE)
+    view = EvaluatorView((), tuple(ask), (light,))
+    watch = Watch(target("it is red ."), view, 64)
+    assert (watch.prompts, watch.own, watch.is_blind) == (4, 0.75, False)
+    assert watch.look(target("it is cold .").model) == Look(0.25, pytest.approx(1 / 3))
+    assert Watch(target("it is green ."), view, 64).is_blind
+    assert Watch(target("it is red ."), EvaluatorView((), (), ()), 64).is_blind
+
+
+def test_measurements_are_shares_with_wilsons_interval(folder: Path) -> None:
+    target = models.load(str(folder / "guarded"), device="cpu")
+    division = load_records(DataChoice(reference=str(folder / "data.jsonl")), ModelChoice(reference="x")).divide()
+    found = Measurement(division.evaluator_view(), 2)(target)
+    assert set(found) == {"harm", "refusal", "utility", "coherence"}  # no borderline prompts, so nothing is said of over-refusal
+    assert found["coherence"]["prompts"] == 4
+    share, count, z = 0.75, 8, 1.959963984540054
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    measured = share_of(share, count)
+    assert (measured["low"], measured["high"]) == pytest.approx((centre - half, centre + half))
+
+
+def test_the_hash_is_of_everything_that_decides_the_weights(folder: Path) -> None:
+    job = job_of(folder)
+    moved = job.model_copy(update={"model": ModelChoice(reference="elsewhere"), "data": DataChoice(reference="there.jsonl")})
+    assert moved.hash == job.hash
+    changes: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"floor": 0.8},
+        {"watch_steps": 7},
+        {"watch_prompts": 7},
+        {"model_digest": "0" * 64},
+        {"dtype": "bfloat16"},
+        {"device": "cuda"},
+        {"data_digest": "0" * 64},
+        {"supplements_digest": "0" * 64},
+        {"data": DataChoice(reference="data.jsonl", seed=3)},
+        {"defense": job.defense.model_copy(update={"config": {**job.defense.config, "steps": 9}})},
+        {"code_version": 99},
+    ]
+    hashes = {HardeningJob.model_validate({**job.model_dump(), **change}).hash for change in changes}
+    assert len(hashes | {job.hash}) == len(changes) + 1
+
+
+def test_a_model_or_data_that_changed_since_is_not_trained(folder: Path, tmp_path: Path) -> None:
+    job = job_of(folder)
+    with pytest.raises(UnusableModel, match="has changed since the training was planned"):
+        train(job.model_copy(update={"model_digest": "0" * 64}), tmp_path / "model")
+    with pytest.raises(UnusableData, match="has changed since the training was planned"):
+        train(job.model_copy(update={"data_digest": "0" * 64}), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_what_the_defence_needs(folder: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "data.jsonl", rows(benign=False))
+    model = ModelChoice(reference=str(folder / "guarded"), device="cpu")
+    with pytest.raises(UnusableData, match="the defence 'refusal_sft' needs benign answers, which the defender's part"):
+        plan_hardening(model, DataChoice(reference=str(tmp_path / "data.jsonl")), MethodChoice(name="refusal_sft", config=REFUSAL))
+
+
+def test_an_organism_lends_its_world_by_its_name(folder: Path) -> None:
+    own = load_records(DataChoice(), ModelChoice(reference="organism:nano"))
+    lent = load_records(DataChoice(reference="organism:nano/base"), ModelChoice(reference=str(folder / "guarded")))
+    assert lent.digest == own.digest
+    assert lent.supplements().digest == own.supplements().digest
+    with pytest.raises(UnknownName, match="did you mean 'nano'"):
+        load_records(DataChoice(reference="organism:nnano"), ModelChoice(reference="x"))
+    with pytest.raises(InvalidStudy, match="name a JSONL file"):
+        load_records(DataChoice(), ModelChoice(reference=str(folder / "guarded")))
+
+
+def test_snapshots_keep_their_pace() -> None:
+    now = [0.0]
+    pace = Pace(3.0, lambda: now[0])
+    now[0] = 2.9
+    assert not pace.due
+    now[0] = 3.0
+    assert pace.due
+    with pace.timing():
+        now[0] = 5.0  # writing took two seconds, so forty must pass before the next
+    now[0] = 44.9
+    assert not pace.due
+    now[0] = 45.0
+    assert pace.due
+    assert Pace(0, lambda: 0.0).due
+
+
+def test_a_folder_with_nothing_to_go_on_from_is_not_left_behind(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path / "model", "job", lambda message: None)
+    with folder.held():
+        assert folder.path.is_dir()
+        assert folder.latest() is None
+    assert not folder.path.exists()
+
+
+def test_tensors_that_share_memory_are_each_kept(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path / "model", "job", lambda message: None)
+    whole = torch.arange(6.0)
+    with folder.held():
+        folder.write({"whole": whole, "same": whole, "part": whole[2:4], "step": torch.tensor(3)}, {"a": 1}, 5)
+        tensors, record = folder.latest() or ({}, {})
+    assert record == {"a": 1}
+    assert {name: value.tolist() for name, value in tensors.items()} == {
+        "whole": [0, 1, 2, 3, 4, 5],
+        "same": [0, 1, 2, 3, 4, 5],
+        "part": [2, 3],
+        "step": 3,
+    }
