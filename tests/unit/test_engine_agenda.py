@@ -74,6 +74,7 @@ def test_a_unit_that_is_put_back_comes_last() -> None:
     [
         {"defense": ResolvedMethod(name="refat", config={"steps": 3})},
         {"utility_floor": 0.5},
+        {"hardening_version": 9},
         {"supplements_digest": "t" * 64},
         {"model_digest": "b" * 64},
         {"data_digest": "b" * 64},

@@ -84,6 +84,9 @@ def test_estimates_for_a_defended_model_are_those_of_the_model_that_it_is_made_f
         assert by_kind[kind, "firm"].spend["flops"] > 0
     assert by_kind["harden", "firm"].spend == {"steps": 7}
     assert {entry.units for entry in plan.estimates} == {3}
+    (target,) = plan.targets
+    assert target.hardening_bytes >= 4 * 4 * target.parameters  # weights, gradient and two moments, in float32
+    assert make_plan(toy_study(folder)).targets[0].hardening_bytes == 0
 
 
 def test_a_priced_plan_lists_what_no_attacker_pays_beside_what_he_does(folder: Path) -> None:
@@ -132,6 +135,16 @@ def test_one_defence_under_two_names_is_trained_once(folder: Path) -> None:
     twice = (MethodChoice(name=DEFENSE, label="one"), MethodChoice(name=DEFENSE, label="two", config={"steps": 3}))
     plan = make_plan(toy_comparison(folder, defenses=twice))
     assert {unit.work.defense_name for unit in plan.units} == {"none", "one"}
+
+
+def test_the_content_of_a_users_file_decides_the_hash_of_a_chain_too(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(Path(DEFENSE.rpartition(":")[0]).read_text())
+    chain = (MethodChoice(name="chain", config={"steps": [f"{path}:Firm", {"name": f"{path}:Firm", "config": {"steps": 2}}]}, label="two"),)
+    before = make_plan(toy_comparison(folder, defenses=chain))
+    assert before.estimates[0].spend["steps"] == 5
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert make_plan(toy_comparison(folder, defenses=chain)).digest != before.digest
 
 
 def test_a_plan_with_defences_survives_being_written_down(folder: Path) -> None:

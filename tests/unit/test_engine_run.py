@@ -119,6 +119,14 @@ def test_workers_are_limited_by_cores_units_and_memory(
     assert local.usable_workers(units, [target(10), target(parameters)]) == expected
 
 
+def test_a_defence_that_takes_more_memory_than_an_attack_leaves_room_for_fewer_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    monkeypatch.setattr(local, "available_memory", lambda: 64 * 2**30)
+    hardened = target(10**9).model_copy(update={"hardening_bytes": 28 * 2**30})  # with 2 GB of weights and 1.5 GiB: 31.4 GiB each
+    assert local.usable_workers(100, [hardened]) == 2
+    assert local.usable_workers(100, [hardened.model_copy(update={"hardening_bytes": 2**30})]) == 3
+
+
 def test_models_on_an_accelerator_are_limited_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: 16)
     monkeypatch.setattr(local, "_accelerator_memory", lambda: 80 * 2**30)

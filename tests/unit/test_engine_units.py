@@ -38,6 +38,7 @@ DECIDING: dict[str, dict[str, Any]] = {
     "defence's configuration": {"defense": ResolvedMethod(name="tar", config={"steps": 3})},
     "what a defence is given": {"defense": ResolvedMethod(name="tar", config={}), "supplements_digest": "s" * 64},
     "utility that a defence may cost": {"defense": ResolvedMethod(name="tar", config={}), "utility_floor": 0.5},
+    "code that hardens": {"defense": ResolvedMethod(name="tar", config={}), "hardening_version": 2},
     "hardening": {"kind": "harden", "attack": None, "defense": ResolvedMethod(name="tar", config={})},
     "honest fine-tuning": {"kind": "novel", "attack": None, "trainability": TrainabilitySettings()},
     "more honest fine-tuning": {"kind": "novel", "attack": None, "trainability": TrainabilitySettings(steps=7)},

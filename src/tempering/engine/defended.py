@@ -40,6 +40,7 @@ def job_of(unit: Unit) -> HardeningJob:
         defense=work.defense,
         seed=unit.seed,
         floor=work.utility_floor,
+        code_version=work.hardening_version,
     )
 
 

@@ -65,14 +65,15 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     """How many workers there should be: one a core, no more than units, and only as many as fit into memory.
 
     A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
-    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process.
+    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more.
 
     Args:
         units: units to run.
         targets: the models they attack; the largest decides.
     """
     targets = list(targets)
-    need = PROCESS_BYTES + max((target.weight_bytes + TRAINING_BYTES * target.parameters for target in targets), default=0)
+    trained = [max(TRAINING_BYTES * target.parameters, target.hardening_bytes) for target in targets]
+    need = PROCESS_BYTES + max((target.weight_bytes + most for target, most in zip(targets, trained, strict=True)), default=0)
     memory = _accelerator_memory() if any(target.device == "cuda" for target in targets) else available_memory()
     fitting = memory // need if memory else 1
     return max(1, min(usable_cores(), units, fitting))

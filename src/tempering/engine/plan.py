@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tempering import registry
@@ -15,6 +12,7 @@ from tempering.attacks._contract import Attack
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import Defense, missing
 from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
+from tempering.engine.resolving import resolve, resolve_evaluators
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
 from tempering.engine.trainability import declare
 from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
@@ -22,8 +20,9 @@ from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel
 from tempering.training import estimate
+from tempering.training.memory import estimate_memory
 
-__all__ = ["Plan", "Skipped", "make_plan"]
+__all__ = ["Plan", "Skipped", "make_plan", "resolve", "resolve_evaluators"]
 
 
 COLLECTED_BYTES = 2**26
@@ -140,22 +139,6 @@ def _estimate(model: _PlannedModel, planned: _Planned, units: int) -> Estimate:
     )
 
 
-def resolve(kind: str, choice: MethodChoice) -> ResolvedMethod:
-    """A method with its whole configuration and the identity of its code.
-
-    Args:
-        kind: ``attacks``, ``defenses`` or ``evaluators``.
-        choice: as the study names it.
-    """
-    method = registry.create(kind, choice.name, choice.config)
-    return ResolvedMethod(name=choice.name, config=method.config.model_dump(mode="json"), code=_code_identity(kind, choice.name))
-
-
-def resolve_evaluators(choices: tuple[MethodChoice, ...]) -> tuple[ResolvedMethod, ...]:
-    """The evaluators that examine every checkpoint; every registered one where the study names none."""
-    return tuple(resolve("evaluators", choice) for choice in choices or [MethodChoice(name=name) for name in registry.names("evaluators")])
-
-
 def _contender(choice: MethodChoice) -> _Contender:
     attack: Attack = registry.create("attacks", choice.name, choice.config)
     return _Contender(resolve("attacks", choice), attack, choice.title, choice.label or "", space_of(attack.config, choice.config))
@@ -164,13 +147,6 @@ def _contender(choice: MethodChoice) -> _Contender:
 def _defender(choice: MethodChoice) -> _Defender:
     defense: Defense = registry.create("defenses", choice.name, choice.config)
     return _Defender(resolve("defenses", choice), defense, choice.title, choice.label or "")
-
-
-def _code_identity(kind: str, name: str) -> str:
-    if ".py:" in name:
-        return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
-    point = next(iter(entry_points(group=f"tempering.{kind}", name=name)), None)
-    return f"{point.dist.name} {point.dist.version}" if point is not None and point.dist is not None else ""
 
 
 def _distinct(methods: Iterable[_Resolved]) -> list[_Resolved]:
@@ -201,9 +177,9 @@ def _plan_model(
         given = view.limited_to(needs | contender.attack.uses & study.threat_model.allows)
         accepted.append((contender, contender.attack.estimate(target, given, budget=study.budget).as_row()))
     accepted.sort(key=lambda entry: entry[1]["flops"])
-    hardenings, refused = _hardenings(study, defenders, target, division, shared)
+    hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = _lesson(study, target, division)
-    planned = _describe(target, reference, records.name)
+    planned = _describe(target, reference, records.name, memory)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
@@ -239,20 +215,22 @@ def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset,
 
 def _hardenings(
     study: Study, defenders: list[_Defender], target: Target, division: Division, shared: dict[str, Any]
-) -> tuple[list[_Planned], list[Skipped]]:
-    """The training of each defence, and those that the data cannot feed."""
-    if not defenders:
-        return [], []
-    view, digest = division.defender_view(), division.supplements().digest
+) -> tuple[list[_Planned], list[Skipped], int]:
+    """The training of each defence, those that the data cannot feed, and the most memory that one takes beside the target."""
+    from tempering.engine.hardening_job import HARDENING_VERSION  # here, because it builds on this module
+
     planned: list[_Planned] = []
     skipped: list[Skipped] = []
+    if not defenders:
+        return planned, skipped, 0
+    view, digest, most = division.defender_view(), division.supplements().digest, 0
     for defender in defenders:
         if lacking := missing(defender.defense.requires, view):
             reason = f"needs {' and '.join(lacking)}, which the defender's part of the data does not hold"
             skipped.append(Skipped(attack="", defense=defender.title, reason=reason, model=target.reference))
             continue
         try:
-            steps = sum(stage.steps for stage in defender.defense.stages(target, view, seed=study.seeds[0]))
+            stages = defender.defense.stages(target, view, seed=study.seeds[0])
         except TemperingError as error:
             raise InvalidStudy(f"the defence {defender.title!r} cannot be trained on {target.reference}: {error}") from None
         work = Work(
@@ -260,16 +238,19 @@ def _hardenings(
             defense=defender.method,
             defense_label=defender.label,
             utility_floor=study.utility_floor,
+            hardening_version=HARDENING_VERSION,
             supplements_digest=digest,
             **shared,
         )
-        planned.append(_Planned(work, {"steps": float(steps)}))
-    return planned, skipped
+        planned.append(_Planned(work, {"steps": float(sum(stage.steps for stage in stages))}))
+        most = max(most, estimate_memory(target, stages, ()).device)
+    return planned, skipped, most
 
 
 def _defended(hardening: Work) -> dict[str, Any]:
     """What makes a work on a model one on the model that a defence made of it."""
-    return {name: getattr(hardening, name) for name in ("defense", "defense_label", "utility_floor", "supplements_digest")}
+    names = ("defense", "defense_label", "utility_floor", "hardening_version", "supplements_digest")
+    return {name: getattr(hardening, name) for name in names}
 
 
 def _lesson(study: Study, target: Target, division: Division) -> dict[str, float] | None:
@@ -332,7 +313,7 @@ def _reference_work(reference: ModelChoice | None, shared: dict[str, Any]) -> Wo
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
@@ -345,6 +326,7 @@ def _describe(target: Target, reference: ModelChoice | None, data: str) -> Plann
         unguarded=reference.reference if reference else "",
         data=data,
         revision=target.revision,
+        hardening_bytes=memory,
     )
 
 

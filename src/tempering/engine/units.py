@@ -71,6 +71,7 @@ class Work(Settings):
         defense: what is done to the model before it is attacked; ``None`` for nothing.
         defense_label: what tables call that defence; ``""`` for its own name.
         utility_floor: share of the model's utility below which the training of the defence is ended; only with a defence.
+        hardening_version: of the code that trains it; only with a defence.
         attack: with the kind ``attack`` only.
         label: what tables call that attack; ``""`` for its own name.
         trainability: how the honest user trains; with the kind ``novel`` only.
@@ -98,6 +99,7 @@ class Work(Settings):
     defense: ResolvedMethod | None = None
     defense_label: str = ""
     utility_floor: float | None = None
+    hardening_version: int = 0
     attack: ResolvedMethod | None = None
     label: str = ""
     trainability: TrainabilitySettings | None = None
@@ -152,7 +154,7 @@ class Work(Settings):
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
             **({"search": self.search.model_dump(mode="json")} if self.search else {}),  # units without one keep the hash they had
-            **({"utility_floor": self.utility_floor} if self.defense else {}),
+            **({"hardening": {"utility_floor": self.utility_floor, "version": self.hardening_version}} if self.defense else {}),
             **({"supplements": self.supplements_digest} if self.supplements_digest else {}),
             **({"trainability": self.trainability.model_dump(mode="json")} if self.trainability else {}),
         }
@@ -184,7 +186,7 @@ class Unit:
         if self.work.defense is None:
             return ""
         deciding = self.work.deciding()
-        shared = ("model", "data", "defense", "utility_floor", "supplements")
+        shared = ("model", "data", "defense", "hardening", "supplements")
         return canonical_hash({**{name: deciding.get(name) for name in shared}, "seed": self.seed})
 
     @property
@@ -265,6 +267,7 @@ class PlannedTarget(Settings):
         unguarded: reference of the same model without the safeguard, ``""`` where none is known.
         data: name of the dataset it is audited with.
         revision: commit of the hub that it came from, ``None`` for local models.
+        hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
     """
 
     reference: str
@@ -277,6 +280,7 @@ class PlannedTarget(Settings):
     unguarded: str
     data: str
     revision: str | None = None
+    hardening_bytes: int = 0
 
 
 @dataclass(frozen=True)

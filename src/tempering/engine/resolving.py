@@ -1,0 +1,37 @@
+"""From a method as a study names it to the method with its whole configuration and the identity of its code."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from tempering import registry
+from tempering.engine.units import ResolvedMethod
+from tempering.study import MethodChoice
+
+
+def resolve(kind: str, choice: MethodChoice) -> ResolvedMethod:
+    """A method with its whole configuration and the identity of its code.
+
+    Args:
+        kind: ``attacks``, ``defenses`` or ``evaluators``.
+        choice: as the study names it.
+    """
+    method = registry.create(kind, choice.name, choice.config)
+    links = method.config.steps if choice.name == "chain" else ()
+    codes = [code_identity(kind, name) for name in (choice.name, *(link.name for link in links))]
+    return ResolvedMethod(name=choice.name, config=method.config.model_dump(mode="json"), code=" + ".join(filter(None, codes)))
+
+
+def resolve_evaluators(choices: tuple[MethodChoice, ...]) -> tuple[ResolvedMethod, ...]:
+    """The evaluators that examine every checkpoint; every registered one where the study names none."""
+    return tuple(resolve("evaluators", choice) for choice in choices or [MethodChoice(name=name) for name in registry.names("evaluators")])
+
+
+def code_identity(kind: str, name: str) -> str:
+    """What tells this code from other code of the same name; see :class:`tempering.engine.units.ResolvedMethod`."""
+    if ".py:" in name:
+        return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
+    point = next(iter(entry_points(group=f"tempering.{kind}", name=name)), None)
+    return f"{point.dist.name} {point.dist.version}" if point is not None and point.dist is not None else ""
