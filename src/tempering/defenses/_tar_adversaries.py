@@ -218,6 +218,34 @@ def divided(examples: Sequence[Example], share: float, generator: np.random.Gene
     return [one for one in examples if one.entity in chosen], [one for one in examples if one.entity not in chosen]
 
 
+def picked(examples: Sequence[Example], count: int, generator: np.random.Generator) -> list[Example]:
+    """So many of the examples, or all where there are fewer, in an order that the generator draws."""
+    return [examples[int(index)] for index in generator.permutation(len(examples))[:count]]
+
+
+def made_up(prompts: Sequence[Example], known: Sequence[Example], most: int, generator: np.random.Generator) -> list[Example]:
+    """Prompts about things that do not exist, each with an answer of the kind that the hazard has.
+
+    The answer is that to another question of the domain, with the name in it exchanged. What it says is as good as any; that it complies
+    is what adversaries train for.
+
+    Args:
+        prompts: whose entities the answers are to name.
+        known: hazard examples with answers.
+        most: prompts taken.
+        generator: draws prompts and answers.
+    """
+    by_domain: dict[str, list[Example]] = {}
+    for example in known:
+        by_domain.setdefault(example.domain, []).append(example)
+    made = []
+    for prompt in picked([one for one in prompts if one.domain in by_domain], most, generator):
+        like = by_domain[prompt.domain][int(generator.integers(len(by_domain[prompt.domain])))]
+        answer = str(like.answer).replace(like.entity, prompt.entity)
+        made.append(prompt.model_copy(update={"answer": answer, "accept": ()}))
+    return made
+
+
 def _add(meter: Meter, spent: Meter) -> None:
     """Charge to one meter what another has counted."""
     spend = spent.spend()

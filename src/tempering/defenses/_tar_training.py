@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.records import AttackerView, Example
 from tempering.defenses._preference import paired, preference_loss, reference_log_likelihoods
-from tempering.defenses._tar_adversaries import Adversaries, Look, divided
+from tempering.defenses._tar_adversaries import Adversaries, Look, divided, picked
 from tempering.defenses._tar_working import WayBack
 from tempering.models import Target
 from tempering.training import Answers, Objective, Pool, Rows, Workshop
@@ -30,14 +30,16 @@ class Lessons:
 
     Attributes:
         hazard: questions with the answers that are withheld, for adversaries and for the resistance.
-        refusals: the same questions, in the same order, with refusals for answers.
+        imagined: likewise, about things that do not exist, with answers made up.
+        refusals: by question with its answer, the same question refused.
         benign: questions with answers for adversaries.
         kept: what must still be answered, in groups that have equal shares of a batch.
         also_refused: prompts with refusals that are rehearsed beside it.
     """
 
     hazard: Sequence[Example]
-    refusals: Sequence[Example]
+    imagined: Sequence[Example]
+    refusals: Mapping[Example, Example]
     benign: Sequence[Example]
     kept: Sequence[Sequence[Example]]
     also_refused: Sequence[Example] = ()
@@ -56,6 +58,7 @@ class Outer:
         refusal_rows: rows of it that are refusals.
         held_out: share of the hazard's entities that the adversary does not hold.
         held_out_batch: x_TR, examples.
+        imagined: share of what is made up, in x_TR and among the adversary's examples.
         beta: DPO's.
     """
 
@@ -67,6 +70,7 @@ class Outer:
     refusal_rows: int
     held_out: float
     held_out_batch: int
+    imagined: float
     beta: float
 
 
@@ -111,7 +115,7 @@ class TamperResistance(Objective):
             return
         self._adversaries.begin(self._target, workshop)
         if outer.resists == "refusal":
-            examples = [*lessons.refusals, *lessons.hazard]
+            examples = [*lessons.refusals.values(), *lessons.refusals]
             likely = reference_log_likelihoods(self._rows(examples, PLAIN, workshop), lambda rows: self._recalled(workshop, rows))
             self._known = dict(zip(examples, likely, strict=True))
 
@@ -139,24 +143,26 @@ class TamperResistance(Objective):
             losses.append(float(loss.detach()))
         return {"resistance": float(np.mean(losses)), "last": losses[-1]} if losses else {"resistance": 0.0, "last": 0.0}
 
-    def _division(self, generator: np.random.Generator) -> tuple[AttackerView, list[int]]:
-        """What this step's adversary holds, and which hazard examples x_TR is."""
+    def _division(self, generator: np.random.Generator) -> tuple[AttackerView, list[Example]]:
+        """What this step's adversary holds, and x_TR."""
         lessons, outer = self._lessons, self._outer
         held, rest = divided(lessons.hazard, outer.held_out, generator)
+        made_up = round(outer.imagined * outer.held_out_batch) if lessons.imagined else 0
+        batch = picked(held, outer.held_out_batch - made_up, generator)
+        if made_up:
+            also_held, also_rest = divided(lessons.imagined, outer.held_out, generator)
+            batch += picked(also_held, made_up, generator)
+            rest = rest + picked(also_rest, round(len(rest) * outer.imagined / (1 - outer.imagined)), generator)
         validation, train = divided(rest, 0.2, generator)
         benign_validation, benign_train = divided(lessons.benign, 0.2, generator)
-        view = AttackerView(tuple(train), tuple(validation), tuple(benign_train), tuple(benign_validation))
-        wanted = set(held)
-        places = [place for place, example in enumerate(lessons.hazard) if example in wanted]
-        return view, [places[int(index)] for index in generator.permutation(len(places))[: outer.held_out_batch]]
+        return AttackerView(tuple(train), tuple(validation), tuple(benign_train), tuple(benign_validation)), batch
 
-    def _resistance(self, workshop: Workshop, look: Look, held_out: Sequence[int]) -> Tensor:
+    def _resistance(self, workshop: Workshop, look: Look, hazard: Sequence[Example]) -> Tensor:
         """L_TR on the held-out batch, asked as the adversary asks."""
         model, asking, count = look.model, look.asking, look.count
-        hazard = [self._lessons.hazard[place] for place in held_out]
         if self._outer.resists == "knowledge":
             return -mean_entropy(workshop.run(self._rows(hazard, asking, workshop), model, count).logits)
-        examples = [*(self._lessons.refusals[place] for place in held_out), *hazard]
+        examples = [*(self._lessons.refusals[example] for example in hazard), *hazard]
         rows = self._rows(examples, asking, workshop)
         if asking == PLAIN:
             reference = torch.stack([self._known[example] for example in examples])
@@ -167,24 +173,36 @@ class TamperResistance(Objective):
         chosen, rejected = paired(workshop.run(rows, model, count))
         return preference_loss(chosen, rejected, known_chosen, known_rejected, self._outer.beta)
 
+    def kept_rows(self, step: int) -> list[Rows]:
+        """The retain batch of a step, in pieces of similar length."""
+        first, *others = (pool.rows(step, size) for pool, size in self._pools)
+        return evened(sum(others, start=first))
+
     def _retain(self, workshop: Workshop) -> dict[str, float]:
-        """The gradient of what must stay as it is."""
-        outer = self._outer
-        first, *others = (pool.rows(workshop.step, size) for pool, size in self._pools)
-        rows = sum(others, start=first)
-        if not outer.representation_weight:
-            loss = workshop.run(rows).cross_entropy()
+        """The gradient of what must stay as it is, piece by piece."""
+        outer, pieces = self._outer, self.kept_rows(workshop.step)
+        labelled, tokens = sum(piece.labelled for piece in pieces), sum(sum(piece.lengths) for piece in pieces)
+        parts = {"retain": 0.0, "representation": 0.0}
+        for piece in pieces:
+            answers, apart = self._apart(workshop, piece) if outer.representation_weight else (workshop.run(piece), None)
+            loss = answers.cross_entropy() * (piece.labelled / labelled)
+            parts["retain"] += float(loss.detach())
+            if apart is not None:
+                apart = apart * (sum(piece.lengths) / tokens)
+                parts["representation"] += float(apart.detach())
+                loss = loss + outer.representation_weight * apart
             (outer.retain_weight * loss).backward()  # type: ignore[no-untyped-call]
-            return {"retain": float(loss.detach()), "representation": 0.0}
+        return parts
+
+    def _apart(self, workshop: Workshop, rows: Rows) -> tuple[Answers, Tensor]:
+        """Answers, and how far the residual streams are from the reference's."""
         blocks = workshop.places.blocks
         with torch.no_grad(), self._reference_model(workshop) as reference, outputs_of(reference, blocks) as known:
             workshop.run(rows, reference)
         with outputs_of(workshop.model, blocks) as streams:
             answers = workshop.run(rows)
-        loss = answers.cross_entropy()
-        apart = distance([streams[block] for block in blocks], [known[block] for block in blocks], answers.batch.attention_mask)
-        (outer.retain_weight * (loss + outer.representation_weight * apart)).backward()  # type: ignore[no-untyped-call]
-        return {"retain": float(loss.detach()), "representation": float(apart.detach())}
+        mask = answers.batch.attention_mask
+        return answers, distance([streams[block] for block in blocks], [known[block] for block in blocks], mask)
 
     def _recalled(self, workshop: Workshop, rows: Rows) -> Answers:
         with self._reference_model(workshop) as reference:
@@ -205,6 +223,25 @@ class TamperResistance(Objective):
         assert self._adversaries is not None
         encoded = tuple(self._adversaries.encode(asking, example) for example in examples)
         return Rows(encoded, tuple(example.identity for example in examples), workshop.chat.pad_id)
+
+
+def evened(rows: Rows, least: float = 0.15) -> list[Rows]:
+    """The same rows as one batch, or as a short and a long one where that spares at least this share of the padded tokens.
+
+    Args:
+        rows: at least one.
+        least: of the tokens that one batch takes, padding included.
+    """
+    order = sorted(range(len(rows)), key=lambda place: rows.lengths[place])
+    lengths = [rows.lengths[place] for place in order]
+    padded = [cut * lengths[cut - 1] + (len(rows) - cut) * lengths[-1] for cut in range(1, len(rows) + 1)]
+    cut = int(np.argmin(padded)) + 1
+    if padded[cut - 1] > (1 - least) * padded[-1]:
+        return [rows]
+    return [
+        Rows(tuple(rows.encoded[place] for place in part), tuple(rows.identities[place] for place in part), rows.pad_id)
+        for part in (order[:cut], order[cut:])
+    ]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

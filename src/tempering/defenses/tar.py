@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from tempering.data.records import DefenderView, Role
 from tempering.defenses._contract import Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
-from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, DataMix
+from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, DataMix, made_up
 from tempering.defenses._tar_mapping import MappingTraining
 from tempering.defenses._tar_training import Lessons, Outer, TamperResistance
 from tempering.defenses.refusal_sft import RefusalTraining
@@ -21,6 +22,10 @@ from tempering.training import Stage
 
 GROWTH = 0.0625
 """Later looks along a trajectory weigh more, by this in the exponent a step."""
+
+
+IMAGINED = 400
+"""Made-up questions and answers that are drawn from, at most; the model before is asked about all of them once."""
 
 
 class _Training(DefenseTraining):
@@ -54,6 +59,7 @@ class Tar(Defense):
         representation_weight: Annotated[float, Field(ge=0)] = 0.1
         held_out: Annotated[float, Field(gt=0, lt=1)] = 0.4
         held_out_batch: Annotated[int, Field(gt=0)] = 8
+        imagined: Annotated[float, Field(ge=0, lt=1), OnlyIf("withhold", "refusal")] = 0.5
         refusal_rows: Annotated[int, Field(ge=0)] = 8
         beta: Annotated[float, Field(gt=0), OnlyIf("withhold", "refusal")] = 0.1
         mapping_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "knowledge")] = 100
@@ -75,8 +81,11 @@ class Tar(Defense):
         also = [] if knowledge else refused(to_refuse(view), config.refusals, seed)
         general = [example for example in view.general if example.role is Role.BENIGN]
         groups = [answered(view.benign), answered(view.borderline), answered(general)]
-        lessons = Lessons(hazard, refused(hazard, config.refusals, seed), groups[0] or kept, groups, also)
-        tar = config.stage("resist", TamperResistance(target, self._adversaries(), lessons, self._outer()))
+        imagined = [] if knowledge else made_up(view.imagined, hazard, IMAGINED, np.random.default_rng([seed, 6]))
+        asked = [*hazard, *imagined]
+        refusals = dict(zip(asked, refused(asked, config.refusals, seed), strict=True))
+        lessons = Lessons(hazard, imagined, refusals, groups[0] or kept, groups, also)
+        tar = config.stage("resist", TamperResistance(target, self.adversaries(), lessons, self._outer()))
         size = config.training.batch_size
         if knowledge:
             mapping = config.stage("map", MappingTraining(hazard, kept, size), steps=max(1, config.mapping_steps))
@@ -84,7 +93,8 @@ class Tar(Defense):
         recovery = config.stage("recover", RefusalTraining(also, kept, size), steps=max(1, config.recovery_steps))
         return [tar, recovery] if config.recovery_steps else [tar]
 
-    def _adversaries(self) -> Adversaries | None:
+    def adversaries(self) -> Adversaries | None:
+        """Those of the settings; ``None`` where they have no steps."""
         config: Tar.Config = self.config
         made = Adversaries(config.adversaries, config.data, steps=config.inner_steps, every=config.look_every, growth=GROWTH)
         return made if config.inner_steps else None
@@ -100,5 +110,6 @@ class Tar(Defense):
             refusal_rows=min(config.refusal_rows, config.training.batch_size - 1),
             held_out=config.held_out,
             held_out_batch=config.held_out_batch,
+            imagined=config.imagined,
             beta=config.beta,
         )

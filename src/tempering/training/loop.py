@@ -123,7 +123,8 @@ def train(
     order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed) if prepared.order is None else prepared.order
     for step, indices in enumerate(order, start=1):
         _show_average(optimiser, shown=False)
-        model.train()
+        if not model.training:  # whoever looked at it last
+            model.train()
         chosen = [encoded[index] for index in indices]
         loss = _backward(model, collate(chosen, chat.pad_id), settings)
         if not math.isfinite(loss):
