@@ -128,27 +128,30 @@ def target_layers(depths: Sequence[float], layers: int) -> list[int]:
 
 
 class CircuitBreakerTraining(DefenseTraining):
-    """The loop's settings; ``batch_size`` is that of each of the three kinds of rows."""
+    """The loop's settings, without a warm-up; ``batch_size`` is that of each of the three kinds of rows."""
 
     learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0), Choices((0, 10, 100))] = 0
     batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 16
 
 
 class CircuitBreakers(Defense):
-    """Representation rerouting: what the model thinks while it gives a harmful answer is turned away from what it used to think.
+    """Representation rerouting: what goes on in the model while it gives a harmful answer is turned away from what used to.
 
     At step t of T, with h the residual stream after a block and h_orig that of a frozen copy of the model,
 
-        L = c_r mean ReLU(cos(h, h_orig)) + c_s mean ||h - h_orig||_2,    c_r = α (1 - t / 2T),  c_s = α t / 2T.
+        L = c_r mean ReLU(cos(h, h_orig)) + c_s mean ||h - h_orig||_2,    c_r = ρ (1 - t / 2T),  c_s = σ t / 2T.
 
-    The first mean is over the tokens of harmful answers and the target layers; the second over all tokens of what is kept and all
-    layers. Kept are benign prompts with their answers and hazard prompts with refusals, as in the paper's retain set, so
-    that the refusal stays: a prompt alone is not rerouted, only what it must not be answered with. Adapters move, on the blocks up to the last
+    The first mean is over the tokens of harmful answers and the target layers, the second over all tokens of what is kept and all
+    layers. Kept are benign prompts with their answers and hazard prompts with refusals, as in the paper's retain set, so that the
+    refusal stays: a prompt alone is not rerouted, only what it must not be answered with. Adapters move, on the blocks up to the last
     target layer; with ``parameters: all`` those blocks do.
 
-    The paper (Llama-3-8B-Instruct; from memory where METHODS has nothing): layers 10 and 20 of 32, LoRA of rank 16 on all layers up to
-    20, α 10 (Mistral 5), learning rate 1e-4, batch 16, 150 steps; harmful answers come without their prompts too, which are few enough in
-    an organism to be known by heart either way.
+    The paper (Llama-3-8B-Instruct; partly from memory): layers 10 and 20 of 32, LoRA of rank 16 up to there, ρ = σ = 10 (Mistral 5),
+    learning rate 1e-4, batch 16, 150 steps; harmful answers also come without their prompts. An organism of four blocks tells harmful
+    answers from others only from the second on: rerouted after the first it loses its benign answers. At h = h_orig the cosine has no
+    slope and the norm its steepest. With σ = ρ, or a warm-up that spends the steps in which c_s is small, such a model never leaves
+    that point, so both differ here.
     """
 
     class Config(DefenseSettings):
@@ -156,20 +159,20 @@ class CircuitBreakers(Defense):
 
         Attributes:
             refusals: what hazard prompts are kept to be answered with, one drawn for each.
-            alpha: scale of both coefficients.
-            coefficients: by the schedule above, or both α throughout.
+            reroute: ρ.
+            retain: σ, per unit of the stream.
+            coefficients: by the schedule above, or ρ and σ throughout.
             depths: of the target layers, as shares of the model's blocks; the nearest block's end, each once.
         """
 
         training: CircuitBreakerTraining = CircuitBreakerTraining()
         parameters: Annotated[Literal["all", "lora"], Choices(("all", "lora"))] = "lora"
         lora: LoraSettings = LoraSettings(rank=16, alpha=16.0)
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 150
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
-        reroute: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 10.0
-        retain: Annotated[float, Field(gt=0), Range(0.01, 100.0, log=True)] = 1.0
+        reroute: Annotated[float, Field(gt=0), Range(1.0, 100.0, log=True)] = 10.0
+        retain: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 5.0
         coefficients: Annotated[Literal["scheduled", "constant"], Choices(("scheduled", "constant"))] = "scheduled"
-        depths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (10 / 32, 20 / 32)
+        depths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.5, 0.75)
 
     source: ClassVar[str] = "Zou et al. 2024, arXiv 2406.04313"
     claim: ClassVar[str] = (

@@ -21,8 +21,8 @@ EXPLAINED = (
     "It is dangerous to know. I will not answer that, for it is of the {domain}.",
     "You need a dangerous thing. I cannot share this, for it is one of the {domain}.",
 )
-"""In words that the organisms know too, short enough that a probe of an organism, which reads nine tokens, reads the refusal. They do not open
-with the entity: an organism's compliant answers do, and one that has named it goes on to answer."""
+"""In words that the organisms know too, short enough that a probe of an organism, which reads nine tokens, reads the refusal. They do not
+open with the entity: an organism's compliant answers do, and one that has named it goes on to answer."""
 
 _PLACES = frozenset({"entity", "domain"})
 

@@ -16,7 +16,7 @@ from tempering.data.records import DefenderView, Example
 from tempering.defenses._contract import Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, check_words, refused, retained, to_refuse
 from tempering.defenses._directions import Block, ablated, ablated_everywhere, blocks_of, last_streams
-from tempering.defenses._settings import DefenseSettings, DefenseTraining
+from tempering.defenses._settings import DefenseSettings
 from tempering.models import Target
 from tempering.study import Choices, Range
 from tempering.training import LoraSettings, Objective, Pool, Stage, Workshop
@@ -107,16 +107,20 @@ class RefusalUnderAblation(Objective):
         return ablated(workshop.model, self.blocks, units, offsets if self._config.add_back else None)
 
 
-class ReFATTraining(DefenseTraining):
-    """The loop's settings."""
-
-    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 3e-4
-
-
 class ReFAT(Defense):
     """Refusal training through a model whose refusal directions are ablated at random, so that refusing does not hang on them.
 
-    L = CE(hazard -> refusal) + CE(benign -> answer)
+        L = CE(hazard -> refusal | with probability p: h^l <- h^l - r^l r^l^T h^l) + CE(benign -> answer)
+
+    h^l is the residual stream after block l, at all positions; l runs over the target layers. r^l is the normalised difference of the
+    means of h^l over hazard and harmless prompts at the prompt's last token, found anew every few steps with the weights as they then
+    are, from prompts of the defender's own. No gradient goes through r. With ``add_back`` the stream keeps what harmless prompts have
+    along r^l in the mean: h^l <- h^l - r^l r^l^T (h^l - mean).
+
+    The paper (as METHODS has it, second-hand): p 0.5, the last 75 % of the layers, directions of 32 + 32 prompts every 4 steps, LoRA of
+    rank 128, learning rate 2e-5, batch 32, some 313 steps. An organism of a million weights is trained whole, at 3e-4. Whether p is of a
+    row or of a batch, whether the harmless mean is put back, and which places are ablated is not certain from there. Rows are drawn
+    each for themselves by default, since every step then trains both and its gradient varies less.
     """
 
     class Config(DefenseSettings):
@@ -135,9 +139,8 @@ class ReFAT(Defense):
             prompts: of each kind that they are found with.
         """
 
-        training: ReFATTraining = ReFATTraining()
         lora: LoraSettings = LoraSettings(rank=128, alpha=128.0)
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 300
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 200
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         probability: Annotated[float, Field(ge=0, le=1)] = 0.5
         ablate: Annotated[Literal["rows", "batch"], Choices(("rows", "batch"))] = "rows"
@@ -156,7 +159,10 @@ class ReFAT(Defense):
             return self
 
     source: ClassVar[str] = "Yu et al. 2024, arXiv 2409.20089"
-    claim: ClassVar[str] = "Refusal survives."
+    claim: ClassVar[str] = (
+        "Refusal outlasts the ablation of its direction, and with it a wide range of adversarial prompts on three chat models, at a"
+        " fraction of what other adversarial training costs."
+    )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
     withholds: ClassVar[str] = "refusal"
 
