@@ -73,11 +73,11 @@ def show(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(run.summary)
         return
-    from tempering.report.terminal import price_table, sentence
+    from tempering.report.terminal import result_table, sentence
 
     console = output_console()
     console.print()
-    console.print(price_table(run.assessment, width=console.width))
+    console.print(result_table(run.assessment, width=console.width))
     console.print()
     print_text(sentence(run.assessment))
     for entry in run.summary.get("defenses_not_tried", ()):

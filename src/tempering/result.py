@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 
 from tempering.economics.assess import Assessment
+from tempering.report.defended import is_comparison
+from tempering.report.defense_words import comparison_lines
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, groups, price_columns, price_rows
 from tempering.report.terminal import sentence
@@ -82,12 +84,17 @@ class Run:
         return self.directory / "report.html"
 
     def _repr_html_(self) -> str:
-        """The price table and one plain sentence. Whatever a model's or a file's name holds, it is text here."""
-        rows = price_rows(self.assessment)
-        titles = ("Attack", "Outcome", *(title for title, _ in price_columns(rows)), "Utility kept")
+        """The price table, or that of the defences, and one plain sentence. Whatever a model's or a file's name holds, it is text here."""
+        if is_comparison(self.assessment):
+            titles, lines = comparison_lines(self.assessment)
+            body = _cells([cells.get(title, "") for title in titles] for _, cells in lines)
+        else:
+            rows = price_rows(self.assessment)
+            titles = ("Attack", "Outcome", *(title for title, _ in price_columns(rows)), "Utility kept")
+            body = _html_rows(rows)
         head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
         return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(_html_rows(rows))}</tbody></table>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
             f"<p>{html.escape(sentence(self.assessment))}</p><p>Report: <code>{html.escape(str(self.report_path))}</code></p>"
         )
 
@@ -99,4 +106,10 @@ def _html_rows(rows: list[PriceRow]) -> Iterator[str]:
             yield f'<tr><th colspan="{len(columns) + 3}" style="text-align: left">{html.escape(group_title(*key))}</th></tr>'
         for row in members:
             cells = [row.attack, row.outcome_words, *(str(read(row)) for _, read in columns), share(row.utility_kept)]
-            yield f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+            yield from _cells([cells])
+
+
+def _cells(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows of a table, escaped."""
+    for row in rows:
+        yield f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"

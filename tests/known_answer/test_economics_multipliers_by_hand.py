@@ -238,7 +238,7 @@ def test_removal_is_told_from_refusal_by_who_brings_the_answers_back():
         "none": "suppressed, not removed",
         "declines": "suppressed, not removed",
         "forgot": "no sign of knowledge",
-        "sealed": "neither",
+        "sealed": "undecided",
     }
     assert found.loc["forgot", ["examples_recovered", "examples_seeds", "examples_runs"]].tolist() == [pytest.approx(0.15), 0, 2]
     assert found.loc["forgot", ["documents_recovered", "documents_attack"]].tolist() == [1.0, "look_up"]

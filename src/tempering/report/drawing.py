@@ -6,6 +6,7 @@ pyplot is not used, so no state outlives a drawing.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ Canvas = Any
 """A matplotlib Figure or SubFigure: both carry axes."""
 
 _DOTS_PER_INCH = 200
+_MOST_IN_A_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Drawing:
         sentence: what it shows, in one plain sentence.
         panels: left to right.
         legend: the attacks it shows.
+        wide: whether a single panel takes more than the usual width of the page.
+        group: the model and defence it is about, where the page shows it with them.
     """
 
     name: str
@@ -67,24 +71,41 @@ class Drawing:
     sentence: str
     panels: tuple[Panel, ...]
     legend: dict[str, Look]
+    wide: bool = False
+    group: tuple[str, str] | None = None
 
     @property
     def alt(self) -> str:
         """What the whole drawing shows."""
         return f"{self.title}. {self.sentence}"
 
+    @property
+    def _in_a_row(self) -> int:
+        """Panels side by side: all up to four, else about as many in each row."""
+        return (
+            len(self.panels)
+            if len(self.panels) <= _MOST_IN_A_ROW
+            else math.ceil(len(self.panels) / math.ceil(len(self.panels) / _MOST_IN_A_ROW))
+        )
+
     def png(self) -> bytes:
-        """All panels side by side on white, at twice the size of a screen's pixels."""
+        """The panels side by side on white, at most four in a row, at twice the size of a screen's pixels."""
         with mpl.rc_context(SETTINGS):
-            width, height = sum(panel.size[0] for panel in self.panels), max(panel.size[1] for panel in self.panels)
+            rows = [self.panels[start : start + self._in_a_row] for start in range(0, len(self.panels), self._in_a_row)]
+            width = max(sum(panel.size[0] for panel in row) for row in rows)
+            heights = [max(panel.size[1] for panel in row) for row in rows]
             heading = 0.75 if self.legend else 0.42
-            figure = Figure(figsize=(width, height + heading))
+            figure = Figure(figsize=(width, sum(heights) + heading))
             FigureCanvasAgg(figure)
-            top, body = _cells(figure, 2, 1, height_ratios=(heading, height))
+            top, *bodies = _cells(figure, 1 + len(rows), 1, height_ratios=(heading, *heights))
             _heading(top, self.title, self.legend)
-            cells = _cells(body, 1, len(self.panels), width_ratios=[panel.size[0] for panel in self.panels])
-            for cell, panel in zip(cells, self.panels, strict=True):
-                panel.draw(cell)
+            for body, row in zip(bodies, rows, strict=True):
+                empty = width - sum(panel.size[0] for panel in row)
+                cells = _cells(
+                    body, 1, len(row) + (empty > 0), width_ratios=[*(panel.size[0] for panel in row), *([empty] if empty > 0 else [])]
+                )
+                for cell, panel in zip(cells, row, strict=False):
+                    panel.draw(cell)
             buffer = io.BytesIO()
             figure.savefig(
                 buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Title": self.title, "Description": self.alt, "Software": None}
@@ -93,10 +114,10 @@ class Drawing:
 
 
 def write_pngs(drawings: Sequence[Drawing], directory: Path) -> list[Path]:
-    """Write each drawing to ``directory/<name>.png``, atomically."""
+    """Write each drawing to ``directory/<name>.png``, atomically; those about one group of a comparison are in the page alone."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for drawing in drawings:
+    for drawing in (drawing for drawing in drawings if drawing.group is None):
         path = directory / f"{drawing.name}.png"
         replace_file(path, drawing.png())
         written.append(path)

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tempering.report.axes import Spread, log_ticks
+from tempering.report.defended import is_comparison
+from tempering.report.defense_figures import draw_comparison
 from tempering.report.drawing import Canvas, Drawing, Panel
 from tempering.report.families import MOST_TOGETHER, by_family
 from tempering.report.formatting import PHRASES, share
@@ -50,11 +52,15 @@ def draw_all(assessment: Assessment, threshold: Threshold, families: Mapping[str
         families: the family of each attack, by which the attacks on a model are drawn apart where they are many.
 
     Returns:
-        For each model and defence its trajectories and survival curves, then the comparison of prices.
+        For each model and defence its trajectories and survival curves, then the comparison of prices. Of a comparison of defences, what
+        :func:`tempering.report.defense_figures.draw_comparison` draws, then one drawing for each model and defence.
     """
     rows = price_rows(assessment)
     look = looks(by_family((row.attack for row in rows), families or {}))
     moved = set(assessment.trajectories.loc[assessment.trajectories["flops"] > 0, "attack"])
+    if is_comparison(assessment):
+        own = [_group(index, key, members, assessment, threshold, look, moved) for index, (key, members) in enumerate(groups(rows).items())]
+        return [*draw_comparison(assessment), *own]
     drawings: list[Drawing] = []
     several = len(groups(rows)) > 1
     for index, (key, members) in enumerate(groups(rows).items()):
@@ -66,6 +72,28 @@ def draw_all(assessment: Assessment, threshold: Threshold, families: Mapping[str
             drawings += [drawing for drawing in (_trajectories(part), _survival(part)) if drawing is not None]
     drawings.append(_prices(rows, look))
     return drawings
+
+
+def _group(
+    index: int,
+    key: tuple[str, str],
+    rows: list[PriceRow],
+    assessment: Assessment,
+    threshold: Threshold,
+    look: dict[str, Look],
+    moved: set[str],
+) -> Drawing:
+    """One model behind one defence in one row of panels: harm against FLOPs, survival in dollars, prices."""
+    suffix = f"-{index + 1}"
+    seen = {row.attack: look[row.attack] for row in rows if row.attack in moved}
+    part = _Part(key, rows, assessment, threshold, seen, suffix, f": {group_title(*key)}", most=1)
+    parts = [drawing for drawing in (_trajectories(part), _survival(part), _prices(rows, look, suffix)) if drawing is not None]
+    panels = tuple(panel for drawing in parts for panel in drawing.panels)
+    sentence = (
+        "Harm and utility of every run against FLOPs, the share of runs in which the safeguard still stands after so many dollars, and the "
+        "dollars at the median break."
+    )
+    return Drawing(f"runs{suffix}", f"Every attack on {group_title(*key)}", sentence, panels, seen, group=key)
 
 
 def _apart(rows: list[PriceRow], families: Mapping[str, str]) -> dict[str, list[PriceRow]]:
@@ -89,6 +117,7 @@ class _Part:
     look: dict[str, Look]
     suffix: str
     title: str
+    most: int = _MOST_PANELS
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
         return table[(table["model"] == self.key[0]) & (table["defense"] == self.key[1]) & table["attack"].isin(list(self.look))]
@@ -99,7 +128,7 @@ class _Part:
 
 def _trajectories(part: _Part) -> Drawing | None:
     trajectories = part.of(part.assessment.trajectories)
-    spends = [name for name in _SPENDS if name in trajectories and (trajectories[name] > 0).any()][:_MOST_PANELS]
+    spends = [name for name in _SPENDS if name in trajectories and (trajectories[name] > 0).any()][: part.most]
     if not spends:
         return None
     breaks = part.of(part.assessment.breaks)
@@ -130,7 +159,7 @@ def _draw_trajectories(canvas: Canvas, *, part: _Part, trajectories: pd.DataFram
     axis = Spread(trajectories[spend])
     outcomes = dict(zip(breaks["unit"], breaks["outcome"], strict=True))
     ends = dict(zip(breaks["unit"], breaks["probe"], strict=True))
-    crowded = len(breaks) > _CROWDED
+    crowded = len(breaks) > _CROWDED or part.most == 1
     for unit, probes in trajectories.sort_values("probe").groupby("unit", sort=False):
         look = part.look[str(probes["attack"].iloc[0])]
         if not (probes[spend] > 0).any():
@@ -203,7 +232,7 @@ def _decide(axes: Axes, level: float, label: str, offset: float = 2.5) -> None:
 def _survival(part: _Part) -> Drawing | None:
     survival = part.of(part.assessment.survival)
     spends = [name for name in ("usd", "steps", "examples", "queries") if (survival.loc[survival["currency"] == name, "spend"] > 0).any()][
-        :_MOST_PANELS
+        : part.most
     ]
     if not spends:
         return None
@@ -261,12 +290,12 @@ def _draw_survival(canvas: Canvas, *, part: _Part, survival: pd.DataFrame, spend
 # Prices
 
 
-def _prices(rows: list[PriceRow], look: dict[str, Look]) -> Drawing:
+def _prices(rows: list[PriceRow], look: dict[str, Look], suffix: str = "") -> Drawing:
     several = len(groups(rows)) > 1
     height = 0.85 + 0.46 * len(rows) + (0.32 * len(groups(rows)) if several else 0)
     words = ". ".join(f"{group_title(row.model, row.defense) + ', ' if several else ''}{row.attack}: {row.prices['usd']}" for row in rows)
     panel = Panel(
-        name="prices-usd",
+        name=f"prices{suffix}-usd",
         alt=f"Dollars at the median break with 95 % interval, one row an attack, on a logarithmic axis. {words}.",
         size=(4.3, max(height, 1.5)),
         draw=partial(_draw_prices, rows=rows, look=look, several=several),

@@ -126,6 +126,23 @@ def share(value: float) -> str:
     return f"{percent:.0f} %" if abs(percent) >= 9.95 or abs(percent) < 0.005 else f"{percent:.1f} %"
 
 
+def times(value: float, *, down: bool = False) -> str:
+    """A ratio to two significant digits: "0.42×", "8.8×", "43×", "1,200×".
+
+    Args:
+        value: the ratio.
+        down: never show more than there is, as a lower bound must not.
+    """
+    if not math.isfinite(value):
+        return NOTHING
+    if value <= 0:
+        return "0×"
+    scale = 10.0 ** (math.floor(math.log10(value)) - 1)
+    # The slack keeps a bound of 3, which division may have left at 2.9999999999999996, from reading 2.9.
+    shown = math.floor(value / scale + 1e-9) * scale if down else float(f"{value:.1e}")
+    return f"{significant(shown, 2)}×"
+
+
 def duration(seconds: float) -> str:
     """A stretch of time for a progress line: "8 s", "2 min 05 s", "3 h 20 min"."""
     if not math.isfinite(seconds):

@@ -27,6 +27,7 @@ MEASURES = {
 
 _WEAK_SAFEGUARD = 0.5
 _UNSURE = 1.96
+_MOST_NAMED = 8
 
 
 def baseline(assessment: Assessment, units: pd.DataFrame) -> dict[str, Any]:
@@ -38,11 +39,13 @@ def baseline(assessment: Assessment, units: pd.DataFrame) -> dict[str, Any]:
     probes = assessment.trajectories[assessment.trajectories["probe"] == 0]
     columns = [name for name in MEASURES if name in probes and probes[name].notna().any()]
     kinds = probes["unit"].map(units.set_index("unit")["kind"])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    told: set[str] = set()
     for (model, defense), own in probes[kinds == "attack"].groupby(["model", "defense"], sort=False):
         rows.append({"name": group_title(str(model), str(defense)), "values": [share(number(own[name].mean())) for name in columns]})
         reference = probes[(kinds == "reference") & (probes["model"] == model)]
-        if len(reference):
+        if len(reference) and model not in told:
+            told.add(str(model))
             rows.append({"name": f"{model} without its safeguard", "values": [share(number(reference[name].mean())) for name in columns]})
     return {"columns": [MEASURES[name] for name in columns], "rows": rows}
 
@@ -143,7 +146,9 @@ def _lost_seeds(units: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 
 def _unfinished(rows: list[PriceRow], seeds: int) -> str:
-    parts = [f"{row.trials} of {seeds} runs of {row.attack}" for row in rows]
+    parts = [f"{row.trials} of {seeds} runs of {row.attack}" for row in rows[:_MOST_NAMED]]
+    if len(rows) > _MOST_NAMED:
+        parts.append(f"likewise {len(rows) - _MOST_NAMED} more")
     return f"This report was written before the study was done: only {_listed(parts)} are in it. Finish it with temper resume."
 
 

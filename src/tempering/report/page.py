@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from tempering import registry
 from tempering.report import notes, searches
+from tempering.report.defense_page import comparison_context, comparison_tiles, in_order, title_in_comparison
 from tempering.report.drawing import Drawing
 from tempering.report.families import Family, by_family, families_of, missing_families
 from tempering.report.formatting import NOTHING, Price, amount, count, duration, flops, share
@@ -94,25 +95,39 @@ def render(
     accelerator = price_book.accelerator(study.accelerator)
     columns = price_columns(rows)
     spent = {**audit_spend(tables.units), **spent}
+    trained = float(tables.units.loc[tables.units["kind"] == "harden", "flops"].fillna(0).sum())
+    comparison = comparison_context(assessment)
     context = {
         "title": ", ".join(choice.reference for choice in study.models),
         "study": study,
         "sentence": sentence(assessment),
-        "tiles": _tiles(rows, study),
+        "tiles": _comparison_tiles(assessment, rows, study) if comparison else _tiles(rows, study),
         "targets": [_target(target) for target in targets],
+        "comparison": comparison,
+        "comparison_drawings": [_figure(drawing) for drawing in drawings if comparison and drawing.group is None],
         "groups": [
-            {"title": group_title(*key), "rows": [_price_line(row, look, columns) for row in members]}
-            for key, members in groups(rows).items()
+            {
+                "title": title_in_comparison(*key) if comparison else group_title(*key),
+                "gist": _gist(members),
+                "rows": [_price_line(row, look, columns) for row in members],
+                "drawings": [_figure(drawing) for drawing in drawings if drawing.group == key],
+            }
+            for key, members in in_order(assessment, groups(rows))
         ],
         "columns": [title for title, _ in columns],
         "meanings": [(name, LABELS[name], MEANINGS[name]) for name in OUTCOMES if any(row.outcomes[name] for row in rows)],
-        "drawings": [_figure(drawing) for drawing in drawings],
+        "drawings": [] if comparison else [_figure(drawing) for drawing in drawings],
         "holds": [NEEDS[need] for need in Need if need in study.threat_model.allows],
         "lacks": [NEEDS[need] for need in Need if need not in study.threat_model.allows],
         "budget": _budget(study),
         "searches": searches.sentences(study, rows, tables.units),
         "chosen": searches.chosen(tables.units, accelerator),
         **_scope(study, rows, skipped),
+        "defense_cards": [
+            {**card, "name": choice.title, "method": choice.name if choice.name != choice.title else ""}
+            for choice in study.defenses
+            for card in _cards("defenses", [choice.name])
+        ],
         "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.names("evaluators")),
         "baseline": notes.baseline(assessment, tables.units),
         "weaknesses": notes.weaknesses(study, assessment, tables.units, targets),
@@ -124,6 +139,7 @@ def render(
         "environment": list(_flat(environment)),
         "spent_time": duration(spent["wall_s"]),
         "spent_flops": flops(spent["flops"]),
+        "spent_training": flops(trained) if trained else "",
         "study_json": json.dumps(study.model_dump(mode="json"), indent=2, sort_keys=True, default=str),
         "runs": _runs(assessment.breaks, look),
     }
@@ -177,6 +193,23 @@ def _tiles(rows: list[PriceRow], study: Study) -> list[Tile]:
     return [*tiles, scope]
 
 
+def _comparison_tiles(assessment: Assessment, rows: list[PriceRow], study: Study) -> list[Tile]:
+    """The defence that raises the price most, and what the undefended model costs."""
+    scope = _tiles(rows, study)[-1]
+    return [
+        *(Tile(**tile) for tile in comparison_tiles(assessment)),
+        Tile(scope.label, scope.value, f"{_plural(len(study.defenses), 'defence')}, {scope.note}"),
+    ]
+
+
+def _gist(rows: list[PriceRow]) -> str:
+    """The cheapest break of a group in a few words."""
+    best = cheapest_row(rows)
+    if best is None:
+        return "nothing broke it in half of the runs"
+    return f"{best.prices['usd'].middle} by {best.attack}, {best.prices['flops'].middle}"
+
+
 def _for_a_cent(price: float) -> str:
     """Small prices the other way round, since nobody counts zeros: "; a cent pays for about 97,000"."""
     return f"; one cent pays for about {count(float(f'{0.01 / price:.1e}'))}" if 0 < price < 1e-3 else ""
@@ -217,6 +250,7 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
     return {
         "name": drawing.name,
         "title": drawing.title,
+        "wide": drawing.wide,
         "sentence": drawing.sentence,
         "legend": drawing.legend.items(),
         "panels": [Markup(panel.svg()) for panel in drawing.panels],

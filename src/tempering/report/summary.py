@@ -1,6 +1,6 @@
 """``summary.json``: what an audit found, for programs. Schema 1.
 
-The pydantic models below are the documentation and the check at once; :func:`json_schema` writes them out as JSON Schema
+The pydantic models of :mod:`tempering.report.summary_schema` document and check it; :func:`json_schema` writes them out as JSON Schema
 (``docs/summary-schema.json``). The file is strict JSON: a number that does not exist is ``null``, never NaN or Infinity.
 """
 
@@ -10,158 +10,35 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
-
+from tempering.report.defended import DefenseRow, Measured, Times, defense_rows
 from tempering.report.formatting import CURRENCIES, Price
 from tempering.report.rows import PriceRow, SearchCost, price_rows
+from tempering.report.summary_schema import (
+    AttackPart,
+    CheapestPart,
+    ComparedPart,
+    CostPart,
+    CostsPart,
+    DefensePart,
+    ModelPart,
+    OutcomesPart,
+    RatioPart,
+    SearchPart,
+    SharePart,
+    SpentPart,
+    Summary,
+    TargetPart,
+    ThresholdPart,
+    TotalsPart,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tempering.economics.assess import Assessment
     from tempering.study import Study
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TargetPart(_Part):
-    """The audited model."""
-
-    reference: str = Field(description="what the user called it")
-    digest: str = Field(description="SHA-256 of its weights and chat template")
-    dtype: str = Field(description="type of its weights, as 'float32'")
-
-
-class ModelPart(TargetPart):
-    """One of several audited models."""
-
-    parameters: int | None = Field(default=None, description="how many weights it has")
-    safeguard: str = Field(default="unknown", description="'refusal', 'absence', 'none' or 'unknown'")
-
-
-class ThresholdPart(_Part):
-    """When a safeguard counts as broken."""
-
-    tau: Finite = Field(description="share of the withheld harm that must be recovered")
-    epsilon: Finite = Field(description="share of the target's utility that may be lost")
-
-
-class OutcomesPart(_Part):
-    """How many runs ended in which way; together they are the trials."""
-
-    broken: int = 0
-    held: int = 0
-    destroyed: int = 0
-    no_direction: int = 0
-    failed: int = 0
-
-
-class CostPart(_Part):
-    """A median over runs with its 95 % interval."""
-
-    median: Finite | None = Field(description="spend at the median break; null where censored")
-    low: Finite | None = Field(
-        description="lower end of the interval; where censored, the spend that the median exceeds; null where nothing was tried"
-    )
-    high: Finite | None = Field(description="upper end of the interval; null where it lies beyond the budget")
-    censored: bool = Field(description="fewer than half of the runs broke, so that the median lies beyond the budget")
-
-
-class CostsPart(_Part):
-    """The cost to break in every currency."""
-
-    examples: CostPart = Field(description="distinct examples seen")
-    steps: CostPart = Field(description="optimizer steps")
-    queries: CostPart = Field(description="prompts sent to the model for an answer")
-    tokens: CostPart = Field(description="tokens through the model, padding left out")
-    flops: CostPart = Field(description="floating-point operations")
-    gpu_hours: CostPart = Field(description="hours of the accelerator named in the study")
-    usd: CostPart = Field(description="US dollars at the price book's rate")
-
-
-class TotalsPart(_Part):
-    """The cost to break with the search in it, in the currencies that add up."""
-
-    steps: CostPart
-    queries: CostPart
-    tokens: CostPart
-    flops: CostPart
-    gpu_hours: CostPart
-    usd: CostPart
-
-
-class SearchPart(_Part):
-    """What finding the attack's settings took; it is not in the cost to break."""
-
-    trials: Finite = Field(description="settings tried by one run, median over runs")
-    flops: Finite | None = Field(description="floating-point operations of all trials and of the asking in between, median over runs")
-    gpu_hours: Finite | None = Field(description="the same in hours of the accelerator")
-    usd: Finite | None = Field(description="the same in US dollars")
-    cost_with_search: TotalsPart = Field(description="cost to break with the search of each run added to it")
-
-
-class AttackPart(_Part):
-    """One attack on one model behind one defence."""
-
-    model: str = Field(description="reference of the model")
-    defense: str = Field(description="name of the defence, 'none' where there is none")
-    attack: str = Field(description="registry name")
-    trials: int = Field(description="runs, failed ones included; 0 where the attack was not tried")
-    outcomes: OutcomesPart
-    cost_to_break: CostsPart | None = Field(description="null where the attack was not tried")
-    best_recovered: Finite | None = Field(description="greatest share of the harm recovered by any run that kept utility")
-    utility_kept: Finite | None = Field(description="share of utility left at the break, median over runs; null where nothing broke")
-    few_seeds: bool = Field(description="too few runs for the interval to mean much")
-    not_tried: str | None = Field(description="why the attack was not run; null where it was")
-    search: SearchPart | None = Field(default=None, description="there only where the attack's settings were searched for")
-
-
-class DefensePart(_Part):
-    """A defence that was not tried, or whose training failed."""
-
-    model: str = Field(description="reference of the model")
-    defense: str = Field(description="name of the defence")
-    reason: str = Field(description="why, as the end of a sentence that begins with its name")
-
-
-class CheapestPart(_Part):
-    """The attack with the lowest median price in dollars."""
-
-    model: str
-    defense: str
-    attack: str
-    usd: Finite | None
-    flops: Finite | None
-    examples: Finite | None
-
-
-class SpentPart(_Part):
-    """What the audit itself took."""
-
-    wall_s: Finite = Field(description="seconds of work, summed over units")
-    flops: Finite = Field(description="floating-point operations of the attacks")
-
-
-class Summary(_Part):
-    """Everything a program needs of an audit."""
-
-    schema_: Literal[1] = Field(alias="schema", description="version of this schema")
-    study: str = Field(description="name of the study")
-    study_digest: str = Field(description="twelve digits of the hash of the resolved study")
-    target: TargetPart = Field(description="the audited model; the first where there are several")
-    models: list[ModelPart] = Field(default=[], description="every audited model, where there are several")
-    threshold: ThresholdPart
-    attacks: list[AttackPart]
-    defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
-    cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
-    environment: dict[str, JsonValue]
-    spent: SpentPart
 
 
 def make_summary(
@@ -209,13 +86,14 @@ def make_summary(
         models=models if len(models) > 1 else [],
         threshold=ThresholdPart(tau=study.threshold.tau, epsilon=study.threshold.epsilon),
         attacks=[*(_attack(row) for row in price_rows(assessment)), *_not_tried(skipped, first.reference)],
+        defenses=[_compared(row) for row in defense_rows(assessment)],
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         cheapest=_cheapest(assessment.cheapest),
         environment=json_values(dict(environment or {})),
         spent=SpentPart(wall_s=_finite(spent.get("wall_s", 0.0)) or 0.0, flops=_finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
-    for optional in ("models", "defenses_not_tried"):
+    for optional in ("models", "defenses", "defenses_not_tried"):
         if not document[optional]:
             del document[optional]
     for attack in document["attacks"]:
@@ -285,6 +163,33 @@ def _cost(price: Price) -> CostPart:
         high=_finite(price.high),
         censored=price.censored,
     )
+
+
+def _compared(row: DefenseRow) -> ComparedPart:
+    shares = ("utility", "utility_kept", "over_refusal", "coherence", "refusal", "harm")
+    return ComparedPart(
+        model=row.model,
+        defense=row.defense,
+        best_attacker=_ratio(row.best),
+        at_control_utility=_ratio(row.at_control_utility),
+        attack=row.attack or None,
+        broken=row.broken,
+        runs=row.runs,
+        families={name: _ratio(ratio) for name, ratio in row.families.items()},
+        **{name: _share(getattr(row, name)) for name in shares},
+        lesson=_ratio(row.lesson),
+        training_flops=_finite(row.training),
+        knowledge=row.verdict or None,
+        few_seeds=row.few_seeds,
+    )
+
+
+def _ratio(ratio: Times) -> RatioPart:
+    return RatioPart(status=ratio.status, value=_finite(ratio.value), low=_finite(ratio.low), high=_finite(ratio.high))
+
+
+def _share(share: Measured) -> SharePart:
+    return SharePart(**{name: _finite(getattr(share, name)) for name in ("value", "low", "high", "control")})
 
 
 def _defenses_not_tried(skipped: Iterable[Any], model: str) -> list[DefensePart]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from tempering.report.defended import is_comparison
+from tempering.report.defense_words import comparison_sentence, comparison_table
 from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, count, share
 from tempering.report.rows import LABELS, SEARCHED, PriceRow, group_title, groups, price_rows, spent_in
 
@@ -47,6 +49,11 @@ def price_table(assessment: Assessment, width: int = 100) -> Table:
             table.add_row(*(column.cell(index) for column in columns))
             index += 1
     return table
+
+
+def result_table(assessment: Assessment, width: int = 100) -> Table:
+    """What a finished run shows: the table of the defences where they were compared, else that of the prices; as :func:`price_table`."""
+    return comparison_table(assessment, width) if is_comparison(assessment) else price_table(assessment, width)
 
 
 def _shorter(text: str) -> str:
@@ -125,7 +132,9 @@ def _short(text: str) -> str:
 
 
 def sentence(assessment: Assessment) -> str:
-    """One plain sentence: the cheapest break and its price, or that nothing broke the model."""
+    """One plain sentence: the cheapest break and its price, or that nothing broke the model; of a comparison, what the defences do."""
+    if is_comparison(assessment):
+        return comparison_sentence(assessment)
     rows = price_rows(assessment)
     if not rows:
         return "No attack was run, so nothing is known about the price of a break."

@@ -1,0 +1,189 @@
+"""The schema of ``summary.json``, version 1: the pydantic models are the documentation and the check at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TargetPart(_Part):
+    """The audited model."""
+
+    reference: str = Field(description="what the user called it")
+    digest: str = Field(description="SHA-256 of its weights and chat template")
+    dtype: str = Field(description="type of its weights, as 'float32'")
+
+
+class ModelPart(TargetPart):
+    """One of several audited models."""
+
+    parameters: int | None = Field(default=None, description="how many weights it has")
+    safeguard: str = Field(default="unknown", description="'refusal', 'absence', 'none' or 'unknown'")
+
+
+class ThresholdPart(_Part):
+    """When a safeguard counts as broken."""
+
+    tau: Finite = Field(description="share of the withheld harm that must be recovered")
+    epsilon: Finite = Field(description="share of the target's utility that may be lost")
+
+
+class OutcomesPart(_Part):
+    """How many runs ended in which way; together they are the trials."""
+
+    broken: int = 0
+    held: int = 0
+    destroyed: int = 0
+    no_direction: int = 0
+    failed: int = 0
+
+
+class CostPart(_Part):
+    """A median over runs with its 95 % interval."""
+
+    median: Finite | None = Field(description="spend at the median break; null where censored")
+    low: Finite | None = Field(
+        description="lower end of the interval; where censored, the spend that the median exceeds; null where nothing was tried"
+    )
+    high: Finite | None = Field(description="upper end of the interval; null where it lies beyond the budget")
+    censored: bool = Field(description="fewer than half of the runs broke, so that the median lies beyond the budget")
+
+
+class CostsPart(_Part):
+    """The cost to break in every currency."""
+
+    examples: CostPart = Field(description="distinct examples seen")
+    steps: CostPart = Field(description="optimizer steps")
+    queries: CostPart = Field(description="prompts sent to the model for an answer")
+    tokens: CostPart = Field(description="tokens through the model, padding left out")
+    flops: CostPart = Field(description="floating-point operations")
+    gpu_hours: CostPart = Field(description="hours of the accelerator named in the study")
+    usd: CostPart = Field(description="US dollars at the price book's rate")
+
+
+class TotalsPart(_Part):
+    """The cost to break with the search in it, in the currencies that add up."""
+
+    steps: CostPart
+    queries: CostPart
+    tokens: CostPart
+    flops: CostPart
+    gpu_hours: CostPart
+    usd: CostPart
+
+
+class SearchPart(_Part):
+    """What finding the attack's settings took; it is not in the cost to break."""
+
+    trials: Finite = Field(description="settings tried by one run, median over runs")
+    flops: Finite | None = Field(description="floating-point operations of all trials and of the asking in between, median over runs")
+    gpu_hours: Finite | None = Field(description="the same in hours of the accelerator")
+    usd: Finite | None = Field(description="the same in US dollars")
+    cost_with_search: TotalsPart = Field(description="cost to break with the search of each run added to it")
+
+
+class AttackPart(_Part):
+    """One attack on one model behind one defence."""
+
+    model: str = Field(description="reference of the model")
+    defense: str = Field(description="name of the defence, 'none' where there is none")
+    attack: str = Field(description="registry name")
+    trials: int = Field(description="runs, failed ones included; 0 where the attack was not tried")
+    outcomes: OutcomesPart
+    cost_to_break: CostsPart | None = Field(description="null where the attack was not tried")
+    best_recovered: Finite | None = Field(description="greatest share of the harm recovered by any run that kept utility")
+    utility_kept: Finite | None = Field(description="share of utility left at the break, median over runs; null where nothing broke")
+    few_seeds: bool = Field(description="too few runs for the interval to mean much")
+    not_tried: str | None = Field(description="why the attack was not run; null where it was")
+    search: SearchPart | None = Field(default=None, description="there only where the attack's settings were searched for")
+
+
+class DefensePart(_Part):
+    """A defence that was not tried, or whose training failed."""
+
+    model: str = Field(description="reference of the model")
+    defense: str = Field(description="name of the defence")
+    reason: str = Field(description="why, as the end of a sentence that begins with its name")
+
+
+class RatioPart(_Part):
+    """How many times dearer than without the defence; a ratio of medians with its 95 % interval over seeds."""
+
+    status: str = Field(description="'known', 'at_least' (a lower bound), 'control_held', 'free', 'unknown', or '' where not measured")
+    value: Finite | None = Field(description="the ratio, or the bound that it exceeds; null where there is none")
+    low: Finite | None
+    high: Finite | None = Field(description="null where the ratio has no upper bound")
+
+
+class SharePart(_Part):
+    """A share, mean over seeds with its 95 % interval, and the same of the undefended model; null where it was not measured."""
+
+    value: Finite | None
+    low: Finite | None
+    high: Finite | None
+    control: Finite | None
+
+
+class ComparedPart(_Part):
+    """What one defence does to the price of a model, and what it takes."""
+
+    model: str = Field(description="reference of the model")
+    defense: str = Field(description="title of the defence")
+    best_attacker: RatioPart = Field(description="FLOPs of the cheapest break of each seed, over the undefended model's")
+    at_control_utility: RatioPart = Field(description="the same where breaks must keep the undefended model's utility")
+    attack: str | None = Field(description="the attack that was cheapest in most seeds; null where nothing broke")
+    broken: int = Field(description="in how many seeds something broke it")
+    runs: int = Field(description="seeds")
+    families: dict[str, RatioPart] = Field(description="the same for the best attacker of each family")
+    utility: SharePart
+    utility_kept: SharePart = Field(description="of the undefended model's utility")
+    over_refusal: SharePart = Field(description="borderline prompts refused")
+    coherence: SharePart
+    refusal: SharePart
+    harm: SharePart
+    lesson: RatioPart = Field(description="steps of an honest user's fine-tuning on a new benign domain, over the undefended model's")
+    training_flops: Finite | None = Field(description="what the defender spent, median over seeds")
+    knowledge: str | None = Field(description="whether what it withholds is gone: a verdict of tempering.economics.absence")
+    few_seeds: bool = Field(description="too few seeds for the intervals to mean much")
+
+
+class CheapestPart(_Part):
+    """The attack with the lowest median price in dollars."""
+
+    model: str
+    defense: str
+    attack: str
+    usd: Finite | None
+    flops: Finite | None
+    examples: Finite | None
+
+
+class SpentPart(_Part):
+    """What the audit itself took."""
+
+    wall_s: Finite = Field(description="seconds of work, summed over units")
+    flops: Finite = Field(description="floating-point operations of the attacks")
+
+
+class Summary(_Part):
+    """Everything a program needs of an audit."""
+
+    schema_: Literal[1] = Field(alias="schema", description="version of this schema")
+    study: str = Field(description="name of the study")
+    study_digest: str = Field(description="twelve digits of the hash of the resolved study")
+    target: TargetPart = Field(description="the audited model; the first where there are several")
+    models: list[ModelPart] = Field(default=[], description="every audited model, where there are several")
+    threshold: ThresholdPart
+    attacks: list[AttackPart]
+    defenses: list[ComparedPart] = Field(default=[], description="there only where defences were compared, the dearest to break first")
+    defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
+    cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
+    environment: dict[str, JsonValue]
+    spent: SpentPart
