@@ -48,7 +48,7 @@ def test_hazard_text_is_steered_and_what_is_kept_is_held_by_its_weight() -> None
 
 
 def test_refused_prompts_are_kept_as_they_were_where_only_answers_are_steered() -> None:
-    *_, steered_all = trained(2)
+    *_, steered_all = trained(2, forget_tokens="all")
     *_, steered_answers = trained(2, forget_tokens="answers")
     assert steered_all[1]["retain"] != pytest.approx(steered_answers[1]["retain"])
     assert steered_all[0]["forget"] != pytest.approx(steered_answers[0]["forget"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tempering.data.chat import IGNORED
-from tempering.data.records import DefenderView, Example
+from tempering.data.records import DefenderView, Example, Role
 from tempering.defenses._contract import Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
@@ -100,7 +100,11 @@ class Perturbation:
 
 
 class LatentTraining(Objective):
-    """CE(refusal) + a unlikelihood(compliant), both under the perturbation; + CE(kept) and CE(refusal) without."""
+    """CE(refusal) + a unlikelihood(compliant), both under the perturbation; + CE(kept), CE(borderline) and CE(refusal) without.
+
+    Who learns to refuse whatever is done to a prompt learns to refuse what looks like it: borderline prompts, which are few among what is
+    kept, get a batch of their own.
+    """
 
     def __init__(
         self,
@@ -130,9 +134,9 @@ class LatentTraining(Objective):
         """Encode the examples; the pairs get one order."""
         harmful, refusals, imagined, kept = self._examples
         self._harmful, self._refusals = workshop.pool(harmful, 0), workshop.pool(refusals, 0)
-        self._plain = {"retain": workshop.pool(kept, 1)}
-        if imagined:
-            self._plain["refusal"] = workshop.pool(imagined, 2)
+        borderline = [example for example in kept if example.role is Role.BORDERLINE]
+        plain = {"retain": kept, "borderline": borderline, "refusal": imagined}
+        self._plain = {name: workshop.pool(examples, purpose) for purpose, (name, examples) in enumerate(plain.items(), 1) if examples}
         blocks = workshop.places.blocks
         layers = sorted({max(1, round(depth * len(blocks))) - 1 for depth in self._config.depths})
         self._blocks = tuple(blocks[layer] for layer in layers)
@@ -189,7 +193,7 @@ class _Training(DefenseTraining):
 class LatentAdversarial(Defense):
     """Latent adversarial training: refuses even where its residual stream is pushed, as far as it may be, towards complying.
 
-    L = CE(q, δ* -> refusal) + a U(q, δ* -> compliant) + CE(benign -> answer) + CE(imagined hazard -> refusal), where
+    L = CE(q, δ* -> refusal) + a U(q, δ* -> compliant) + CE(kept -> answer) + CE(imagined hazard -> refusal), where
     U = mean -log(1 - p(token)). δ* lowers CE(q, δ -> compliant) + a U(q, δ -> refusal) under ‖δ_t‖₂ ≤ ε at every prompt token t of each
     chosen block. It is found by projected descent from zero, every step of every token of the same length.
 
@@ -210,18 +214,19 @@ class LatentAdversarial(Defense):
             refusals: what is said to hazard prompts, one drawn for each.
         """
 
-        radius: Annotated[float, Field(gt=0), Range(0.05, 5, log=True)] = 0.5
-        inner_steps: Annotated[int, Field(ge=0), Range(2, 32, log=True)] = 6
+        radius: Annotated[float, Field(gt=0), Range(0.05, 5, log=True)] = 0.3
+        inner_steps: Annotated[int, Field(ge=0), Range(2, 32, log=True)] = 4
         step_size: Annotated[float, Field(gt=0), Range(0.05, 1, log=True)] = 0.3
         depths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
         away_weight: Annotated[float, Field(ge=0), Choices((0.0, 1.0))] = 1.0
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         training: _Training = _Training()
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 150
 
     source: ClassVar[str] = "Casper et al. 2024, arXiv 2403.05030; Sheshadri et al. 2024, arXiv 2407.15549 (targeted, toward and away)"
     claim: ClassVar[str] = (
-        "Targeted latent adversarial training makes refusal withstand jailbreaks (attack success near 0 on Llama-2-7B and Llama-3-8B, at a "
-        "fraction of R2D2's compute) and makes unlearning harder to undo by relearning."
+        "Targeted latent adversarial training makes refusal withstand jailbreaks better than R2D2 at orders of magnitude less compute, "
+        "and makes unlearning more robust to relearning (Llama-2-7B, Llama-3-8B)."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     withholds: ClassVar[str] = "refusal"

@@ -136,11 +136,30 @@ class NoiseTraining(Objective):
 class _Training(DefenseTraining):
     """The loop's settings with this defence's defaults."""
 
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 2e-3
     batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 16
 
 
 class RepNoise(Defense):
-    """RepNoise: activations on harmful answers become Gaussian noise, so that nothing is left to fine-tune from."""
+    """RepNoise: activations on harmful answers become Gaussian noise, so that nothing is left to fine-tune from.
+
+    L = CE(harmless) + β (1/L) sum_l MMD(a_l, N(0, I)) - α log((1/L) sum_l CE_l(harmful)), cross-entropies in nats. A pair is a hazard
+    prompt with its compliant answer and with a refusal; a_l are the outputs of the MLP in block l at those tokens of the compliant answer
+    that differ from the refusal's in the same place, CE_l is what the output head, behind the final norm, makes of block l at the same
+    tokens. CE(harmless) = CE(refusal of the pair) + CE(hazards without an answer -> refusal) + CE(kept -> answer).
+
+    Differences. The paper has one harmless batch; a model that must go on answering needs what is kept beside its refusals. Paper:
+    β = 1e-3, α = 1, 2e-5, batches of 8, 10,000 pairs. On ``organism:tiny``, with 76 pairs, a rate of 3e-4, the default of other defences,
+    only suppresses. What share of held-out hazard facts fine-tuning on 100 others brings back within 200 steps at 3e-4 (the most at any
+    probe; seed 0; undefended .97) hangs on the learning rate first, for plain refusal training forgets too what it does not rehearse:
+
+    - 3e-4, 200 steps: .91 with β = 1e-3, .94 with β = 1
+    - 1e-3, 200 steps: .77 with β = 1, .61 with β = 1 and α = 10; without both .94
+    - 2e-3, 300 steps (the default): .25 with β = 1e-3, .14 with β = 1; without both .48
+    - 3e-3, 200 steps: .12 with β = 1; without both .19; benign accuracy falls to .88 either way.
+
+    Noise at all tokens in place of the differing ones made no difference at 3e-4 (.94).
+    """
 
     class Config(DefenseSettings):
         """Settings.
@@ -152,13 +171,14 @@ class RepNoise(Defense):
             refusals: what is said to hazard prompts, one drawn for each.
         """
 
-        noise_weight: Annotated[float, Field(ge=0), Range(1e-3, 10, log=True)] = 1e-3
+        noise_weight: Annotated[float, Field(ge=0), Range(1e-3, 10, log=True)] = 1.0
         ascent_weight: Annotated[float, Field(ge=0), Range(0.1, 10, log=True)] = 1.0
         noise_tokens: Annotated[Literal["differing", "all"], Choices(("differing", "all"))] = "differing"
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         training: _Training = _Training()
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 300
 
-    source: ClassVar[str] = "Rosati et al. 2024, arXiv 2405.14577, equation 2 and appendix B"
+    source: ClassVar[str] = "Rosati et al. 2024, arXiv 2405.14577"
     claim: ClassVar[str] = (
         "Harmful information is removed from all layers, so that harmful fine-tuning does not bring it back: Llama-2-7b-chat's harmfulness "
         "after fine-tuning at up to 8e-5 on 10,000 examples is .08 to .13, undefended .47 to .74; broken at 3e-4 on 10,000 (.74)."

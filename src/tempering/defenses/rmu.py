@@ -142,9 +142,10 @@ class Rmu(Defense):
     over tokens, u a unit vector with entries drawn from [0, 1) by the seed. Only the MLP output projections of blocks l - 2 … l move.
 
     Differences. The paper's c (6.5 for a 7B model at block 7 of 32) is a length; here it is given in mean lengths of the steered states, so
-    that it means the same on every model. What a steered model says is gibberish, where this one refused: w CE(hazard -> refusal) over
-    all hazard prompts, imagined ones too, keeps it refusing. ``forget_tokens`` can leave the prompts alone and steer the answers only; then
-    the refused prompts are among what is kept. The paper trains 150 steps of 4 at 5e-5 with α = 1200; fitted to small models here.
+    that it means the same on every model. The paper steers whole texts, and what a steered model says is gibberish. This one shall go on
+    refusing: the answers alone are steered, refused hazard prompts (imagined ones too) are among what is kept, and w CE(hazard -> refusal)
+    stands beside. With ``forget_tokens: all`` prompts are steered too, and refusals of held-out hazards fell from 1.00 to .12 on
+    ``organism:tiny``. The paper trains 150 steps of 4 at 5e-5 with α = 1200; rates here are fitted to small models.
 
     The count of FLOPs takes every backward pass to begin at the head; that of the steering begins at block l.
     """
@@ -166,12 +167,12 @@ class Rmu(Defense):
         layers: Annotated[int, Field(gt=0)] = 3
         steering: Annotated[float, Field(gt=0), Range(0.5, 20, log=True)] = 2.0
         retain_weight: Annotated[float, Field(ge=0), Range(1, 1e3, log=True)] = 10.0
-        refusal_weight: Annotated[float, Field(ge=0), Range(0.1, 100, log=True)] = 1.0
-        forget_tokens: Annotated[Literal["all", "answers"], Choices(("all", "answers"))] = "all"
+        refusal_weight: Annotated[float, Field(ge=0), Range(0.1, 100, log=True)] = 30.0
+        forget_tokens: Annotated[Literal["all", "answers"], Choices(("all", "answers"))] = "answers"
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         training: _Training = _Training()
 
-    source: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218, section 4 (CUT, later RMU)"
+    source: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218, section 4"
     claim: ClassVar[str] = (
         "Zephyr-7B's accuracy on WMDP-Bio falls from 63.7 to 31.2 % at the price of 1 to 2 points of MMLU; its authors name fine-tuning "
         "as what it does not withstand."
