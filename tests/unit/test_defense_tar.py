@@ -112,7 +112,7 @@ def test_no_hook_and_no_adapter_is_left() -> None:
 def test_what_adversaries_spend_is_the_defenders() -> None:
     """To the operation: three trajectories of four steps and two looks each, and the reference's likelihoods once."""
     target = tiny_target()
-    _, _, tampered = hardened(target, defense(adversaries=[ADVERSARIES["full"]]))
+    _, _, tampered = hardened(target, defense(adversaries=[ADVERSARIES["full"]], imagined=0.0))
     _, _, plain = hardened(target, defense(inner_steps=0))
     assert tampered.meter.spend().steps == 3 * (1 + 4)
     assert plain.meter.spend().steps == 3

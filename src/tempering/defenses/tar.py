@@ -15,7 +15,6 @@ from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, DataMix, made_up
 from tempering.defenses._tar_mapping import MappingTraining
 from tempering.defenses._tar_training import Lessons, Outer, TamperResistance
-from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
 from tempering.study import Choices, OnlyIf, Range
 from tempering.training import Stage
@@ -29,7 +28,7 @@ IMAGINED = 400
 
 
 class _Training(DefenseTraining):
-    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 2e-4
 
 
 def _full(rate: float, weight: float) -> AdversaryChoice:
@@ -37,13 +36,68 @@ def _full(rate: float, weight: float) -> AdversaryChoice:
 
 
 class Tar(Defense):
-    """TAR: trained so that the safeguard is still there after adversaries have fine-tuned the model."""
+    """TAR: trained so that the safeguard is still there after adversaries have tampered with the model.
+
+    An outer step at the weights theta: draw an adversary, and x_TR, a batch about hazard entities that the adversary does not hold.
+    The adversary takes K steps to theta_1 ... theta_K on its own data, and on the way
+
+        g_TR = sum over k = 3, 7, ... K - 1 of exp(0.0625 (k - K + 1)) grad L_TR(theta_{k + 1}; x_TR),
+
+    k from 0, theta_{k + 1} the weights after step k. Then theta moves by AdamW along lambda_TR g_TR + lambda_retain grad
+    [CE(retain) + w mean over layers and tokens ||h - h_ref||_2], h the residual streams after the blocks and h_ref those of the
+    model before TAR. Losses are in nats. K = 0 leaves retain training.
+
+    L_TR is, for ``refusal``, DPO with the refusal preferred to the compliant answer and the model before TAR as reference; retain
+    training of ``recovery_steps`` follows, to win utility back. For ``knowledge`` it is minus the mean entropy of the next token
+    over the answer, and random mapping (the defence ``random_mapping``) comes first.
+
+    First order: theta_k is taken as theta + Delta_k with Delta_k held constant, so that a gradient at theta_k is the gradient at
+    theta. That is said of any attack, not of fine-tuning alone. Those that declare a fine-tuning execute it in place, by the one
+    training loop, with their own optimiser, schedule, adapters and way of asking (x_TR is asked in it too). Any other is run on a
+    model with the weights theta, and L_TR is asked of each of its checkpoints, at weight 1: what it cut, added or rounded is held
+    constant. The adapters of a LoRA adversary are part of Delta. Where theta is itself adapters, adversaries tamper with the merged
+    weights W, and dL/dW goes to A and B by the chain rule.
+
+    An adversary holds the defender's own hazard examples but for the share that is held out, by entity and drawn anew each step,
+    and the defender's benign ones. With ``data`` it trains on hazard examples (``forget``), on benign ones in their place
+    (``retain``), or goes over from these to those at step K Beta(6, 3) (``switch``). Beyond the paper, ``imagined`` of what both
+    sides ask is made up: prompts about things that do not exist, answered like another question of the domain with the name
+    exchanged. With few entities TAR otherwise learns to deny those very answers: on the organism (19 entities), 45 steps of
+    fine-tuning to break without and 64 with them.
+
+    The paper's settings, for 8 B parameters: K = 64, rates of the adversaries 2e-6, 2e-5 and 4e-5; knowledge N = 750 at 2e-5,
+    lambda_TR = 4, all three kinds of data; refusal N = 100 at 6e-5 and 100 steps of recovery. The defaults are for a model of a
+    million on one core: K = 8 and two looks a trajectory, rates that break the guarded organism within 1 to 11 steps, N and the
+    outer rate as far as benign and borderline answers allow, a short recovery because a long one undoes part of it.
+    """
 
     class Config(DefenseSettings):
-        """Settings."""
+        """Settings.
+
+        Attributes:
+            steps: N, outer steps.
+            withhold: by refusing, or by not knowing.
+            adversaries: registered attacks, each a name or ``{name, config, weight}``; one is drawn for every step. Add for
+                example ``{name: refusal_ablation, config: {prompt_counts: [16]}}``.
+            data: what those that fine-tune are trained on.
+            inner_steps: K, the steps an adversary has; an attack whose own settings say fewer stops there.
+            look_every: steps from one look at L_TR to the next.
+            resistance_weight: lambda_TR.
+            retain_weight: lambda_retain.
+            representation_weight: w, a nat for a distance of 1 / w.
+            held_out: share of the hazard's entities that x_TR is drawn from.
+            held_out_batch: x_TR, questions.
+            imagined: share of made-up ones in x_TR and among the adversary's examples.
+            refusal_rows: rows of the retain batch that are refusals of hazard prompts, imagined ones too; the paper has none. The others
+                are benign, borderline and rehearsal in equal parts.
+            beta: DPO's.
+            mapping_steps: of random mapping before, where knowledge is withheld.
+            recovery_steps: of retain training after, where it is refused.
+            refusals: what is preferred.
+        """
 
         training: _Training = _Training()
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 200
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 120
         withhold: Annotated[Literal["refusal", "knowledge"], Choices(("refusal", "knowledge"))] = "refusal"
         adversaries: Annotated[tuple[AdversaryChoice, ...], Field(min_length=1)] = (
             _full(1e-4, 1.0),
@@ -63,13 +117,21 @@ class Tar(Defense):
         refusal_rows: Annotated[int, Field(ge=0)] = 8
         beta: Annotated[float, Field(gt=0), OnlyIf("withhold", "refusal")] = 0.1
         mapping_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "knowledge")] = 100
-        recovery_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "refusal")] = 0
+        recovery_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "refusal")] = 20
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
 
     source: ClassVar[str] = "Tamirisa et al. 2024, arXiv 2408.00761, algorithm 1"
-    claim: ClassVar[str] = ""
+    claim: ClassVar[str] = (
+        "After fine-tuning attacks the share of hazardous questions (WMDP) answered rightly stays near chance, 25 %: biology 35, "
+        "chemistry 27, cyber 29 %, against 55 to 70 % for other safeguards; harmful requests that succeed (HarmBench) after attack are "
+        "63.9 %, against 72.5 % of a refusal-trained model. Known to break it: longer warm-up with cosine decay, LoRA, abliteration."
+    )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
-    withholds: ClassVar[str] = "refusal"
+
+    @property
+    def withholds(self) -> str:  # type: ignore[override]
+        """As its settings say."""
+        return "absence" if self.config.withhold == "knowledge" else "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
         """Random mapping and TAR for knowledge, TAR and recovery for refusal."""
@@ -90,7 +152,7 @@ class Tar(Defense):
         if knowledge:
             mapping = config.stage("map", MappingTraining(hazard, kept, size), steps=max(1, config.mapping_steps))
             return [mapping, tar] if config.mapping_steps else [tar]
-        recovery = config.stage("recover", RefusalTraining(also, kept, size), steps=max(1, config.recovery_steps))
+        recovery = config.stage("recover", TamperResistance(target, None, lessons, self._outer()), steps=max(1, config.recovery_steps))
         return [tar, recovery] if config.recovery_steps else [tar]
 
     def adversaries(self) -> Adversaries | None:
