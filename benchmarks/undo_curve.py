@@ -111,8 +111,10 @@ def hardened(choice: MethodChoice | None, seed: int, folder: Path, bench: Bench,
             progress(f"  {at.kind} {at.stage} {at.step}/{at.steps} {at.message} utility kept {at.kept:.2f}")
 
     model = train(planned.job, folder, on_progress=tell, target=planned.target, view=planned.division.defender_view())
-    training = model.record["training"]
-    return load(str(folder)), {name: training["spend"][name] for name in ("flops", "steps", "tokens")} | {"stages": training["stages"]}
+    return load(str(folder)), {
+        "stages": model.record["stages"],
+        **{name: model.record["spend"][name] for name in ("flops", "steps", "tokens")},
+    }
 
 
 def point(name: str, choice: MethodChoice | None, seed: int, folder: Path, bench: Bench, progress: Progress) -> dict[str, Any]:

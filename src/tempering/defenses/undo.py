@@ -48,11 +48,14 @@ class Undo(Defense):
        but as much of θ as α leaves, and whatever the answers themselves give away, is.
     4. Guard: refusal training, for a model that does not know makes things up. Not in the paper, whose models need not refuse.
 
-    The paper does not say here what β is; 1 makes α alone decide. It distils a language model from hundreds of millions of parameters on
-    pretraining text. The settings here (AdamW 2e-3, batch 128, the recipe of the organism's own pretraining) suit a million
-    parameters; a larger model wants a smaller rate and more steps. ``parameters`` is about suppression and guarding: the distillation moves
-    all weights, since adapters cannot mend noise. Rows of like length are passed through the model together; the gradient
-    is that of the whole batch.
+    β = 1 lets α alone decide; METHODS knows the paper's only by hearsay. The settings are not the paper's: AdamW 2e-3 and batch 128, the
+    recipe of the organism's own pretraining, suit a million parameters; a larger model wants a smaller rate and more steps.
+    ``parameters`` is about suppression and guarding: the distillation moves all weights, since adapters cannot mend noise. Rows of
+    like length are passed through the model together; the gradient is that of the whole batch.
+
+    On ``organism:tiny`` (seed 0) α = 0.6 is back after 140 steps of distillation, and 200 steps of fine-tuning on a hundred other examples
+    recover .03 of the held-out hazard where α = 0.3 (60 steps) gives back .22 and α = 0, suppression alone, breaks after 6 steps. Only
+    documents that tell the facts bring them back, at about the price of teaching a model that never knew.
     """
 
     class Config(DefenseSettings):
