@@ -1,52 +1,15 @@
 import itertools
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
+from support.html_page import Page
 from support.report_specimen import searched, specimen
 from tempering import registry
 from tempering.errors import StoreProblem
 from tempering.report.families import FAMILIES, missing_families
-
-VOID = {"meta", "br", "link", "img", "hr", "input", "path", "use"}
-
-
-class Page(HTMLParser):
-    """What the tests ask of a page: its elements, its text, and whether every element is closed where it should be."""
-
-    def __init__(self, source):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.words, self._open, self._silent = [], [], [], 0
-        self.feed(source)
-        assert self._open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self._open.append(tag)
-        self._silent += tag in ("style", "title")
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self._open.pop() == tag
-        self._silent -= tag in ("style", "title")
-
-    def handle_data(self, data):
-        if not self._silent:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NON-BREAKING HYPHEN}", "-").split())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ Nothing is computed here; the one thing looked up beside it is what runs that di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ MEANINGS = {
 LABELS = {"broken": "broken", "held": "held", "destroyed": "destroyed", "no_direction": "no direction", "failed": "failed"}
 """Each outcome as a reader meets it."""
 
+
+_GROUP = ("model", "defense", "attack")
 
 SEARCHED = ("flops", "usd")
 """Currencies in which tables show a price with its search."""
@@ -102,7 +104,10 @@ class PriceRow:
 
 def price_rows(assessment: Assessment) -> list[PriceRow]:
     """Every row of the price table: the models in its own order, the attacks on each from the cheapest to the dearest."""
-    rows = [_row(record, assessment.breaks) for record in assessment.prices.to_dict(orient="records")]
+    runs = {tuple(map(str, key)): table for key, table in assessment.breaks.groupby(list(_GROUP), sort=False)}
+    none = assessment.breaks.iloc[:0]
+    records = assessment.prices.to_dict(orient="records")
+    rows = [_row(record, runs.get(tuple(str(record[name]) for name in _GROUP), none)) for record in records]
     return [row for members in groups(rows).values() for row in sorted(members, key=_dearness)]
 
 
@@ -150,19 +155,19 @@ def group_title(model: str, defense: str) -> str:
     return model if defense in ("", "none") else f"{model} behind {defense}"
 
 
-def _row(record: dict[Hashable, Any], breaks: pd.DataFrame) -> PriceRow:
-    same = (breaks["model"] == record["model"]) & (breaks["defense"] == record["defense"]) & (breaks["attack"] == record["attack"])
+def _row(record: dict[Hashable, Any], runs: pd.DataFrame) -> PriceRow:
+    least = _least_unbroken(runs, CURRENCIES)
     return PriceRow(
         model=str(record["model"]),
         defense=str(record["defense"]),
         attack=str(record["attack"]),
         trials=int(record["trials"]),
         outcomes={name: int(record[name]) for name in OUTCOMES},
-        prices={currency: _price(record, currency, breaks[same]) for currency in CURRENCIES},
+        prices={currency: _price(record, currency, least[currency]) for currency in CURRENCIES},
         best_recovered=number(record["best_recovered"]),
         utility_kept=number(record["utility_kept"]),
         few_seeds=bool(record["few_seeds"]),
-        search=_search(record, breaks[same]),
+        search=_search(record, runs),
     )
 
 
@@ -170,33 +175,33 @@ def _search(record: dict[Hashable, Any], runs: pd.DataFrame) -> SearchCost | Non
     trials = number(record.get("search_trials", 0))  # runs of before there were searches have no such column
     if not trials:
         return None
-    with_search = runs.assign(**{f"{name}_lower": runs[f"{name}_lower"] + runs[f"{name}_search"] for name in SUMMED})
+    least = _least_unbroken(runs.assign(**{f"{name}_lower": runs[f"{name}_lower"] + runs[f"{name}_search"] for name in SUMMED}), SUMMED)
     return SearchCost(
         trials=trials,
         spent={currency: number(record[f"search_{currency}_median"]) for currency in CURRENCIES},
-        totals={currency: _price(record, currency, with_search, prefix="total_") for currency in SUMMED},
+        totals={currency: _price(record, currency, least[currency], prefix="total_") for currency in SUMMED},
     )
 
 
-def _price(record: dict[Hashable, Any], currency: str, runs: pd.DataFrame, prefix: str = "") -> Price:
+def _price(record: dict[Hashable, Any], currency: str, budget: float, prefix: str = "") -> Price:
     return Price(
         currency=currency,
         median=number(record[f"{prefix}{currency}_median"]),
         low=number(record[f"{prefix}{currency}_low"]),
         high=number(record[f"{prefix}{currency}_high"]),
         censored=bool(record[f"{prefix}{currency}_censored"]),
-        budget=_least_unbroken(runs, currency),
+        budget=budget,
         tried=any(record[name] for name in ("broken", "held", "destroyed")),
     )
 
 
-def _least_unbroken(runs: pd.DataFrame, currency: str) -> float:
-    """The least spend at which a run ended unbroken; runs that failed early say little, so those that held are asked first."""
+def _least_unbroken(runs: pd.DataFrame, currencies: Sequence[str]) -> dict[str, float]:
+    """The least spends at which a run ended unbroken; runs that failed early say little, so those that held are asked first."""
     for outcomes in (("held", "destroyed"), ("no_direction", "failed")):
-        spent = runs.loc[runs["outcome"].isin(outcomes), f"{currency}_lower"]
-        if len(spent):
-            return number(spent.min())
-    return math.nan
+        ended = runs["outcome"].isin(outcomes).to_numpy()
+        if ended.any():
+            return {currency: number(runs[f"{currency}_lower"].to_numpy()[ended].min()) for currency in currencies}
+    return dict.fromkeys(currencies, math.nan)
 
 
 def number(value: object) -> float:
