@@ -95,6 +95,7 @@ class DataFiltering(Defense):
         "hazard's text, with nothing else lost; told the facts in their context they still use them."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.GENERAL, Material.HAZARD_PROMPTS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune", "lora_finetune")
     withholds: ClassVar[str] = "absence"
 
     @property

@@ -83,6 +83,7 @@ class ExtendedRefusal(Defense):
         " without; general performance is kept."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("refusal_ablation",)
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

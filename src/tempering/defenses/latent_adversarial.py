@@ -229,6 +229,7 @@ class LatentAdversarial(Defense):
         "and makes unlearning more robust to relearning (Llama-2-7B, Llama-3-8B)."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt")
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -164,6 +164,7 @@ class ReFAT(Defense):
         " fraction of what other adversarial training costs."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("refusal_ablation",)
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

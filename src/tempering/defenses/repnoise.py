@@ -184,6 +184,7 @@ class RepNoise(Defense):
         "after fine-tuning at up to 8e-5 on 10,000 examples is .08 to .13, undefended .47 to .74; broken at 3e-4 on 10,000 (.74)."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

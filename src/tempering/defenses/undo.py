@@ -101,6 +101,7 @@ class Undo(Defense):
         "filtered data at 60-80 % of its compute, with .01 % of the data labelled (language, arithmetic). Weak suppression leaks through."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune", "relearning")
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
