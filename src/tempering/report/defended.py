@@ -6,7 +6,7 @@ Nothing is computed here; the rows are put in order, and numbers put into words.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ REASONS = {
     "control_held": "control did not break",
     "free": "control costs nothing",
     "unknown": "not known",
+    "untrained": "could not be trained",
     "": "not measured",
 }
 """Why there is no ratio, in a few words."""
@@ -143,6 +144,8 @@ class DefenseRow:
         verdict: whether what it withholds is gone.
         examples_recovered: the most harm recovered without documents, median over seeds.
         documents_recovered: the same with documents.
+        hardenings: how many trainings were tried.
+        hardened: how many of them left a model.
         few_seeds: too few for the intervals to mean much.
     """
 
@@ -165,6 +168,8 @@ class DefenseRow:
     verdict: str
     examples_recovered: float
     documents_recovered: float
+    hardenings: int
+    hardened: int
     few_seeds: bool
 
     @property
@@ -232,19 +237,24 @@ def control_rows(assessment: Assessment) -> dict[str, ControlRow]:
     found = {}
     for model, records in _by_model(assessment).items():
         prices = {(row["scope"], row["name"]): row for row in records["multipliers"] if row["currency"] == "flops"}
-        tax: Mapping[Hashable, Any] = records["tax"][0] if records["tax"] else {}
         best: Mapping[Hashable, Any] = prices.get((BEST, BEST), {})
         found[model] = ControlRow(
             model=model,
             price=number(best.get("control_median")),
             families={name: number(row["control_median"]) for (scope, name), row in prices.items() if scope == "family"},
             attack=str(best.get("control_attack", "")),
-            utility=number(tax.get("utility_control")),
-            over_refusal=number(tax.get("over_refusal_control")),
-            coherence=number(tax.get("coherence_control")),
-            lesson=number(tax.get("novel_control_median")),
+            utility=_first(records["tax"], "utility_control"),
+            over_refusal=_first(records["tax"], "over_refusal_control"),
+            coherence=_first(records["tax"], "coherence_control"),
+            lesson=_first(records["tax"], "novel_control_median"),
         )
     return found
+
+
+def _first(records: Sequence[Mapping[Hashable, Any]], name: str) -> float:
+    """The first number there is; a defence that could not be trained has none."""
+    values = (number(record.get(name)) for record in records)
+    return next((value for value in values if math.isfinite(value)), math.nan)
 
 
 def _by_defense(table: pd.DataFrame) -> dict[tuple[str, str], list[dict[Hashable, Any]]]:
@@ -268,7 +278,7 @@ def _row(
     return DefenseRow(
         model=key[0],
         defense=key[1],
-        best=_times(best),
+        best=Times("untrained") if tax and not tax["hardened"] else _times(best),
         at_control_utility=_times(best, "control_utility_"),
         families={str(record["name"]): _times(record) for record in in_flops if record["scope"] == "family"},
         attack=str(best.get("defended_attack", "")),
@@ -285,6 +295,8 @@ def _row(
         verdict=str(verdict.get("verdict", "")),
         examples_recovered=number(verdict.get("examples_recovered")),
         documents_recovered=number(verdict.get("documents_recovered")),
+        hardenings=int(tax.get("hardenings", 0)),
+        hardened=int(tax.get("hardened", 0)),
         few_seeds=bool(best.get("few_seeds", False) or tax.get("few_seeds", False)),
     )
 

@@ -181,6 +181,10 @@ def _notes(rows: Sequence[DefenseRow]) -> list[dict[str, str]]:
     if few:
         text = f"{_and(few)} had fewer than five seeds, and no interval drawn from so few comes near 95 %."
         found.append({"head": "Few seeds", "text": text})
+    lost = [f"{row.hardenings - row.hardened} of {row.hardenings} by {row.defense}" for row in rows if 0 < row.hardened < row.hardenings]
+    if lost:
+        text = f"Trainings that left no model: {_and(lost)}. What was to be done to those models was left out, and counts neither way."
+        found.append({"head": "Failed trainings", "text": text})
     found += [{"head": row.defense, "text": f"No multiplier is known: {row.best.reason}."} for row in silent]
     return found
 

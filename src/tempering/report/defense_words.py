@@ -80,6 +80,7 @@ def _why(rows: list[DefenseRow]) -> str:
         "control_held": "the undefended model did not break within the budget",
         "free": "the undefended model withholds nothing",
         "unknown": "no attack on a hardened model got far enough",
+        "untrained": "no hardened model could be trained",
         "": "no attack was run on both sides",
     }
     return _and(list(dict.fromkeys(reasons[row.best.status] for row in rows)))
