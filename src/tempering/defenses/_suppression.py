@@ -134,4 +134,5 @@ class Suppression(Objective):
         length = states[self._block].float().norm(dim=-1)[batch.attention_mask.bool()].mean()
         drawn = np.random.default_rng([*workshop.seed, 4]).standard_normal(workshop.places.hidden_size)
         unit = torch.from_numpy(drawn / np.linalg.norm(drawn)).to(workshop.device, torch.float32)
-        return unit * (self._steering * length)
+        steered: Tensor = unit * (self._steering * length)
+        return steered
