@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from tempering import organisms, registry
 from tempering.engine.events import Event
 from tempering.engine.hardening import HardeningJob, TrainingProgress, plan_hardening, record_in, train
-from tempering.engine.hardening_card import MEASURES, TITLES, data_reference, interval
+from tempering.engine.hardening_card import MEASURES, TITLES, data_reference, interval, stage_lines
 from tempering.engine.hardening_measure import Measurement
 from tempering.engine.loading import load_records, unguarded_choice
 from tempering.errors import InvalidStudy
@@ -78,11 +78,7 @@ class Hardened:
 
     def stage_lines(self) -> list[str]:
         """How each stage of the training went."""
-        return [
-            f"{stage['name']}: {stage['steps_done']} of {stage['steps']} steps, {stage['ended']}"
-            + (f"; the weights of step {stage['steps_kept']} were kept" if stage["floored"] else "")
-            for stage in self.record["stages"]
-        ]
+        return stage_lines(self.record)
 
 
 class _Arguments(Settings):

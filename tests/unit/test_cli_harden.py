@@ -60,7 +60,7 @@ def test_again_it_returns_what_is_there(folder: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["Held-out", "prompts", "Before", "After"]
     assert any(line.startswith("benign prompts answered well") for line in lines)
-    assert "refuse: 4 of 4 steps, ran all its steps" in lines
+    assert "refuse: 4 of 4 steps; ran all its steps" in lines
     assert lines[-3].startswith("Training took 4 steps, ")
     assert lines[-1].startswith("What it costs to strip its safeguard: temper audit ")
 

@@ -8,7 +8,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from support.scripted_models import scripted_model
 from support.toy_study import DEFENSE, rows, toy_models, write_rows
 from tempering import models
 from tempering.data.records import EvaluatorView, Example, Role
+from tempering.defenses.refusal_sft import RefusalSft
 from tempering.engine import hardening, hardening_folder
 from tempering.engine.hardening import HardenedModel, HardeningJob, TrainingProgress, plan_hardening, train
 from tempering.engine.hardening_folder import Pace, TrainingFolder
@@ -235,6 +238,29 @@ def test_what_will_not_fit_is_refused_before_it_starts(folder: Path, tmp_path: P
     train(job_of(folder), tmp_path / "model")
 
 
+def test_on_an_accelerator_both_memories_are_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a device that only pretends to be one: what its memory would be told to hold, and what the host would."""
+    job = job_of(folder)
+    target = models.load(str(folder / "guarded"), device="cpu")
+    pretended = SimpleNamespace(model=target.model, chat=target.chat, device=torch.device("cuda:0"), dtype="float32")
+    planned = plan_hardening(job.model, job.data, MethodChoice(name="refusal_sft", config=REFUSAL))
+    view = planned.division.defender_view()
+    stages = RefusalSft(RefusalSft.Config(**REFUSAL)).stages(target, view, seed=0)
+    room = {"device": 1 << 30, "cached": 0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (room["device"], 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: room["cached"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    hardening.check_memory(job, pretended, stages, view)  # type: ignore[arg-type]
+    room["device"] = 1 << 12
+    with pytest.raises(UnusableModel, match=r"MiB of memory of cuda:0 and 0.0039 MiB are free"):
+        hardening.check_memory(job, pretended, stages, view)  # type: ignore[arg-type]
+    room["cached"] = 1 << 30  # held by this process already, and unused
+    hardening.check_memory(job, pretended, stages, view)  # type: ignore[arg-type]
+    monkeypatch.setattr(hardening, "available_memory", lambda: 1 << 12)
+    with pytest.raises(UnusableModel, match=r"MiB of memory and 0.0039 MiB are free"):  # snapshots and good weights lie in the host's
+        hardening.check_memory(job, pretended, stages, view)  # type: ignore[arg-type]
+
+
 def test_a_full_disk_is_told_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -273,9 +299,14 @@ def test_below_the_floor_at_the_first_look_the_stage_is_undone(
 ) -> None:
     scripted(0.2, 1.0)
     job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
-    made = train(job, tmp_path / "model")
+    told: list[TrainingProgress] = []
+    made = train(job, tmp_path / "model", on_progress=told.append)
     assert made.record["stages"][0]["steps_kept"] == 0
     assert made.record["digest"] == job.model_digest
+    assert any(progress.message.endswith("went back to the weights it began with") for progress in told)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "none of its steps was kept" in card
+    assert "these are the weights of the base" in card
 
 
 def test_a_floor_of_nothing_lets_it_run(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
@@ -288,10 +319,6 @@ def test_a_floor_of_nothing_lets_it_run(folder: Path, tmp_path: Path, scripted: 
 def test_a_stage_with_an_until_ends_when_utility_is_back(
     folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    from tempering.defenses.refusal_sft import RefusalSft
-
     declared = RefusalSft.stages
     monkeypatch.setattr(
         RefusalSft, "stages", lambda self, *a, **k: [replace(stage, floored=False, until=0.95) for stage in declared(self, *a, **k)]

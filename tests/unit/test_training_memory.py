@@ -88,9 +88,11 @@ def test_activations_grow_with_the_batch_and_not_with_what_has_no_answer() -> No
     def activations(rows: int, examples: list[Example]) -> int:
         return estimate_memory(target, [Stage("only", Plain(), TrainingSettings(batch_size=rows), 5)], examples).parts["activations"]
 
-    four, eight = activations(4, EXAMPLES), activations(8, EXAMPLES)
+    many = EXAMPLES * 8
+    four, eight = activations(4, many), activations(8, many)
     assert 1.5 * four < eight <= 2 * four
-    longer = [*EXAMPLES, Example(prompt="what is the key? " * 4, answer="it is red.", role=Role.BENIGN)]
+    assert activations(1000, many) == activations(16, many)  # no batch has more rows than there are
+    longer = [*many, Example(prompt="what is the key? " * 4, answer="it is red.", role=Role.BENIGN)]
     assert activations(4, longer) > 2 * four
     assert activations(4, EXAMPLES[1:]) == 0
 

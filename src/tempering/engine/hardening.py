@@ -199,7 +199,7 @@ def check_memory(job: HardeningJob, target: Target, stages: Sequence[Stage], vie
     Raises:
         UnusableModel: it needs more memory than is free.
     """
-    need = estimate_memory(target, stages, (*view.hazard, *view.benign, *view.borderline, *view.general))
+    need = estimate_memory(target, stages, (*view.hazard, *view.benign, *view.borderline, *view.general, *view.imagined))
     rooms = [("memory", need.host, available_memory())]
     if target.device.type == "cuda":
         unused = torch.cuda.memory_reserved(target.device) - torch.cuda.memory_allocated(target.device)

@@ -156,12 +156,7 @@ def _beside(data: dict[str, Any]) -> str:
 
 def _training(record: dict[str, Any]) -> str:
     spend = record["spend"]
-    stages = [
-        f"- **{stage['name']}**: {stage['steps_done']} of {stage['steps']} steps; {stage['ended']}"
-        + (f"; the weights of step {stage['steps_kept']} were kept" if stage["floored"] else "")
-        + (f"; utility {stage['utility_kept']:.0%} of the base's" if stage["utility_kept"] is not None else "")
-        for stage in record["stages"]
-    ]
+    stages = [f"- {line}" for line in stage_lines(record)]
     spent = (
         f"The training used {spend['flops']:.3g} floating-point operations, {spend['tokens']:,.0f} tokens, {spend['steps']:,.0f} optimizer "
         f"steps and {spend['examples']:,.0f} distinct examples, in {spend['device_seconds']:,.0f} seconds on "
@@ -178,6 +173,22 @@ def _training(record: dict[str, Any]) -> str:
             f"floor of {record['floor']:.0%} of the base's {watch['own']:.0%}."
         )
     return "\n".join([*stages, "", spent, "", watched])
+
+
+def stage_lines(record: dict[str, Any]) -> list[str]:
+    """How each stage of the training went, and a warning where nothing came of any."""
+    lines = []
+    for stage in record["stages"]:
+        parts = [f"{stage['name']}: {stage['steps_done']} of {stage['steps']} steps", stage["ended"]]
+        if stage["floored"]:
+            kept = stage["steps_kept"]
+            parts.append(f"the weights of step {kept} were kept" if kept else "none of its steps was kept")
+        if stage["utility_kept"] is not None:
+            parts.append(f"utility {stage['utility_kept']:.0%} of the base's")
+        lines.append("; ".join(parts))
+    if record["digest"] == record["base"]["digest"]:
+        lines.append("Nothing of the training was kept: these are the weights of the base. Try a lower learning rate or fewer steps.")
+    return lines
 
 
 def _machine(environment: dict[str, Any]) -> str:

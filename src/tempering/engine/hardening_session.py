@@ -164,7 +164,8 @@ class Session:
             "utility_kept": None if self.look is None or math.isnan(self.look.kept) else self.look.kept,
         }
         self.ended.append(entry)
-        went_back = f"; went back to the weights of step {kept}" if undone else ""
+        back = f"the weights of step {kept}" if kept else "the weights it began with"
+        went_back = f"; went back to {back}" if undone else ""
         tell(self.progress("stage_ended", step.parts, step, message=f"{stage.name}: {why}{went_back}"))
 
     def _keep(self) -> None:

@@ -66,7 +66,7 @@ def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[
     Args:
         target: what is hardened; only read.
         stages: of the defence.
-        examples: what may be trained on; the longest decides.
+        examples: what may be trained on; the longest with an answer decides.
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
     float32 = not sixteen_bit or any(stage.lora is None for stage in stages)
@@ -106,7 +106,7 @@ class _RowMemory:
 
     def __init__(self, target: Target, examples: Sequence[Example], sixteen_bit: bool) -> None:
         answered = [example for example in examples if example.answer is not None]
-        self._fixed, self._each = 0, 0
+        self._fixed, self._each, self._count = 0, 0, len(examples)
         if not answered:
             return
         longest = max(answered, key=lambda example: len(example.prompt) + len(example.answer or "") + len(example.system or ""))
@@ -115,8 +115,8 @@ class _RowMemory:
         self._fixed = max(0, one - self._each)
 
     def of(self, rows: int, *, master_weights: bool) -> int:
-        """Bytes of a batch of so many rows."""
-        return self._fixed + round(rows * self._each * (_MASTER_WEIGHTS if master_weights else 1))
+        """Bytes of a batch of so many rows, or of as many as there are."""
+        return self._fixed + round(min(rows, self._count) * self._each * (_MASTER_WEIGHTS if master_weights else 1))
 
 
 def _kept_by_forward(model: PreTrainedModel, chat: ChatFormat, example: Example, rows: int, sixteen_bit: bool) -> int:
