@@ -168,6 +168,7 @@ class CircuitBreakers(Defense):
         training: CircuitBreakerTraining = CircuitBreakerTraining()
         parameters: Annotated[Literal["all", "lora"], Choices(("all", "lora"))] = "lora"
         lora: LoraSettings = LoraSettings(rank=16, alpha=16.0)
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 300
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         reroute: Annotated[float, Field(gt=0), Range(1.0, 100.0, log=True)] = 10.0
         retain: Annotated[float, Field(gt=0), Range(0.1, 100.0, log=True)] = 5.0
@@ -180,6 +181,7 @@ class CircuitBreakers(Defense):
         " (Llama-3-8B-Instruct), at under 1 % of capability. Nothing is claimed about fine-tuning or other changes of the weights."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt", "gcg")
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

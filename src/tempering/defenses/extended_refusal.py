@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from tempering.data.records import DefenderView, Example
 from tempering.defenses._contract import Defense, Material
 from tempering.defenses._data import check_words, refused, retained, to_refuse
-from tempering.defenses._settings import DefenseSettings
+from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
+from tempering.study import Range
 from tempering.training import Stage
 
 EXPLAINED = (
@@ -45,6 +46,12 @@ def extended(examples: Sequence[Example], templates: Sequence[str], written: Map
     return [example.model_copy(update={"answer": written.get(example.prompt) or fill(template, example)}) for example, template in drawn]
 
 
+class ExtendedRefusalTraining(DefenseTraining):
+    """The loop's settings."""
+
+    learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-3
+
+
 class ExtendedRefusal(Defense):
     """Refusal training with refusals that say first what the topic is, and last why it is refused.
 
@@ -55,6 +62,9 @@ class ExtendedRefusal(Defense):
     answers. Organisms have no words for that: the templates say one neutral sentence, the refusal and a reason. For real data write the
     refusals (``written``), or templates. A judge that reads how an answer begins takes one that explains for longer than sixteen words
     before it declines for something else than a refusal.
+
+    The learning rate is such that an organism unlearns how it used to refuse and learns this in the same few steps: at 1e-4 or 3e-4 it
+    loses the one before it has the other, and answers 13 to 40 % of unseen hazard prompts.
     """
 
     class Config(DefenseSettings):
@@ -65,6 +75,7 @@ class ExtendedRefusal(Defense):
             written: refusals written for single prompts, by the prompt; they come before the templates.
         """
 
+        training: ExtendedRefusalTraining = ExtendedRefusalTraining()
         refusals: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = EXPLAINED
         written: Annotated[dict[str, Annotated[str, Field(min_length=1)]], Field(default_factory=dict)]
 
