@@ -83,8 +83,12 @@ class Booster(Defense):
     g = ∇f(w) + λ [∇h(w) − ∇h(w − α ∇h(w)/‖∇h(w)‖)], f = CE(hazard → refusal) + CE(benign → answer), h = CE(hazard → compliant answer),
     losses in nats a token. The derivative of the step itself is left out, as in the paper.
 
-    The paper starts from an unaligned 7B model, moves LoRA factors at λ = 5, α = 0.1, and f holds refusals only; here the model may refuse
-    already, benign answers are kept in f, and all weights move unless told otherwise.
+    The paper starts from an unaligned 7B model and moves LoRA factors at λ = 5, α = 0.1; f holds refusals only. Here the model may refuse
+    already, f keeps benign answers, and all weights move unless told otherwise. α is shorter: a step of 0.1 halves the harmful loss of
+    organism:tiny, where the bracket is no slope any more. f also refuses the prompts of every batch of h: the bracket is smallest where h
+    is, and at λ = 1, α = 0.3 the model learnt to comply within 60 steps. The later tokens of a compliant answer become likely all the
+    same, so that prefilling its first ones
+    suffices (organism:tiny, both seeds tried).
     """
 
     class Config(DefenseSettings):
@@ -107,6 +111,7 @@ class Booster(Defense):
         "Llama2-7B, Gemma2-9B and Qwen2-7B [second hand], and keeps the accuracy of the task. TamperBench: within .04 of no defence."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

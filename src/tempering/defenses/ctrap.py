@@ -143,8 +143,9 @@ class Ctrap(Defense):
     First order: ∇c at the weights after the step is applied to w. ``second_order`` takes the derivative of the step along, by central
     differences of ∇h.
 
-    The paper takes λ = α = 0.1 [memory] and an unnormalised step. Here α is the step's length over all trained weights, so that it means
-    the same for every model.
+    The paper takes λ = α = 0.1 [memory] and an unnormalised step. Here α is the step's length over all trained weights, so that it does not
+    hang on how steep the harmful loss is. It decides how early the trap springs: on organism:tiny 0.2 and 0.3 catch an attack of many small
+    steps, and a trap at 1.0 is passed before it springs. Training on through the collapse brings both harm and utility back.
     """
 
     class Config(DefenseSettings):
@@ -183,6 +184,7 @@ class Ctrap(Defense):
         "fine-tuning leaves the trap asleep [second hand]."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -135,8 +135,9 @@ class Seam(Defense):
     gradients along the directions in which it changes; see :func:`coupling`.
 
     The paper: β = 0.01, shifts of ε = 1e-3 along unnormalised directions, an unlearning term by layer-wise gradient ascent with a logarithm
-    [memory]; here the logarithm of the loss at the output alone, and shifts in units of the weights' length, so that they are as accurate
-    for 1 million float32 weights as for 7 billion.
+    [memory]. Here the logarithm is of the loss at the output alone. Shifts are in units of the weights' length: 1e-5 of it errs by 0.7 % of
+    the exact gradient in float32 on organism:tiny, 1e-4 by 8 %, 1e-3 by four times its length; under bfloat16 autocast, whose gradients
+    are known to a percent at best, take more. At β = 0.01 the cosine stays at 0 there, at 0.5 it comes to −0.97.
     """
 
     class Config(DefenseSettings):
@@ -161,6 +162,7 @@ class Seam(Defense):
         "before (Llama2-7B and others)."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

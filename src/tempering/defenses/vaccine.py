@@ -112,7 +112,8 @@ class Vaccine(Defense):
     of block l. ρ is in units of the hidden states, Euclidean over all layers, rows and tokens of a batch together.
 
     The paper takes ρ = 2 for 7B models at batches of 5 [memory] and trains on refusals alone, from an unaligned model, with LoRA; its code
-    pushes the outputs of the attention modules [memory], here ``parts: attention``.
+    pushes the outputs of the attention modules [memory], here ``parts: attention``. ρ is larger here, with batches of 32 rows; 20
+    raises the loss of a refusal 2.7-fold on organism:tiny before training.
     """
 
     class Config(DefenseSettings):
@@ -135,6 +136,7 @@ class Vaccine(Defense):
         "point of the task's accuracy, with Llama2-7B, OPT and Vicuna [memory]."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
