@@ -44,8 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, **more: Any) -> HardeningJob:
-    model = ModelChoice(reference=str(folder / "guarded"), device="cpu")
+def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, dtype: Any = None, **more: Any) -> HardeningJob:
+    model = ModelChoice(reference=str(folder / "guarded"), device="cpu", dtype=dtype)
     choice = MethodChoice(name=name, config=REFUSAL if config is None else config)
     return plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), choice, **more).job
 
@@ -138,10 +138,13 @@ def test_weights_that_were_changed_afterwards_are_not_taken_for_ours(folder: Pat
         train(job_of(folder), tmp_path / "model")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("parameters", ["all", "lora"])
-def test_an_interrupted_training_ends_with_the_same_weights(folder: Path, tmp_path: Path, parameters: str) -> None:
-    job = job_of(folder, config={**REFUSAL, "parameters": parameters})
+def test_an_interrupted_training_ends_with_the_same_weights(folder: Path, tmp_path: Path, parameters: str, dtype: str) -> None:
+    job = job_of(folder, config={**REFUSAL, "parameters": parameters}, dtype=dtype)
     whole = train(job, tmp_path / "whole")
+    assert whole.record["base"]["dtype"] == dtype
+    assert whole.record["digest"] != job.model_digest
     interrupted_after(job, tmp_path / "model", 4)
     assert (tmp_path / "model.training").is_dir()
     told: list[TrainingProgress] = []
@@ -388,6 +391,18 @@ def test_the_hash_is_of_everything_that_decides_the_weights(folder: Path) -> Non
     ]
     hashes = {HardeningJob.model_validate({**job.model_dump(), **change}).hash for change in changes}
     assert len(hashes | {job.hash}) == len(changes) + 1
+
+
+def test_a_chain_is_told_from_another_by_the_code_of_its_links(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(Path(DEFENSE.rpartition(":")[0]).read_text())
+    config = {"steps": ["refusal_sft", f"{mine}:Firm"]}
+    first = job_of(folder, "chain", config)
+    mine.write_text(mine.read_text() + "# changed\n")
+    second = job_of(folder, "chain", config)
+    assert first.defense.code != second.defense.code
+    assert first.hash != second.hash
+    assert job_of(folder, "chain", {"steps": ["refusal_sft", "npo"]}).defense.code == ""
 
 
 def test_a_model_or_data_that_changed_since_is_not_trained(folder: Path, tmp_path: Path) -> None:
