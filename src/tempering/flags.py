@@ -22,7 +22,7 @@ _FLAGS = {
     "threat_model": "--threat-model",
     "search": "--search",
     "defenses": "--defenses",
-    "utility_floor": "--floor",
+    "utility_floor": "--utility-floor",
 }
 """The flag that gives a field of a study its value."""
 

@@ -23,7 +23,7 @@ from tempering.registry import names
 def arguments(folder: Path, *, defenses: str = DEFENSE, seeds: int = 1) -> list[Any]:
     """The arguments of a real comparison that takes a moment."""
     model = [folder / "guarded", "--data", folder / "data", "--unguarded", folder / "base", "--device", "cpu"]
-    named = ["--defenses", defenses, "--attacks", ATTACK, "--seeds", seeds, "--floor", 0]
+    named = ["--defenses", defenses, "--attacks", ATTACK, "--seeds", seeds, "--utility-floor", 0]
     return ["compare", *model, *named, "--budget", "steps=4", "--prompts", 4]
 
 
@@ -107,7 +107,7 @@ def test_wrong_defences_are_refused_in_one_line(folder: Path, tmp_path: Path, de
 
 
 def test_a_floor_that_is_no_share_names_its_flag(folder: Path) -> None:
-    assert "--floor 1.5: it should be less than or equal to 1" in error_line(temper(*arguments(folder), "--floor", 1.5))
+    assert "--utility-floor 1.5: it should be less than or equal to 1" in error_line(temper(*arguments(folder), "--utility-floor", 1.5))
 
 
 def test_a_defence_that_fails_to_train_is_told_of_and_the_rest_stands(folder: Path, tmp_path: Path) -> None:
