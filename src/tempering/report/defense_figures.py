@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from tempering.report.defended import KEPT, DefenseRow, Times, defense_rows
 from tempering.report.drawing import Canvas, Drawing, Panel
-from tempering.report.formatting import share, times
+from tempering.report.formatting import share
 from tempering.report.labels import place_labels
 from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, THRESHOLD
 
@@ -58,12 +58,9 @@ def _cloud(rows: list[DefenseRow], suffix: str, title: str) -> Drawing | None:
     shown = [row for row in rows if row.best.told and row.best.value > 0 and math.isfinite(row.utility_kept.value)]
     if not shown:
         return None
-    above = sum(row.best.dearer for row in shown)
-    free = sum(row.best.dearer and row.affordable for row in shown)
     sentence = (
-        f"How many times the best attacker pays, against the utility that is left: {above} of {len(shown)} defences raise the price beyond "
-        f"chance, and {free} of them leave at least {share(KEPT)} of utility and of borderline answers. Bars are 95 % intervals, an arrow "
-        "is a lower bound, and a hollow dot refuses more borderline prompts than that."
+        f"How many times the best attacker pays, against the utility that is left: {_tally(shown)}. Bars are 95 % intervals, an arrow is a "
+        f"lower bound, and a hollow dot refuses more than {share(1 - KEPT)} of borderline prompts."
     )
     words = " ".join(f"{row.defense}: {row.best} at {row.utility_kept} of utility." for row in shown)
     panel = Panel(
@@ -75,6 +72,17 @@ def _cloud(rows: list[DefenseRow], suffix: str, title: str) -> Drawing | None:
     return Drawing(f"defenses-tax{suffix}", f"Price against tax{title}", sentence, (panel,), {}, wide=True)
 
 
+def _tally(rows: Sequence[DefenseRow]) -> str:
+    dearer = [row for row in rows if row.best.dearer]
+    bar = f"at least {share(KEPT)} of utility and of borderline answers"
+    if len(rows) == 1:
+        return f"{rows[0].defense} {'raises' if dearer else 'does not raise'} the price beyond chance"
+    if not dearer:
+        return f"none of {len(rows)} defences raises the price beyond chance"
+    kept = sum(row.affordable for row in dearer)
+    return f"{len(dearer)} of {len(rows)} defences raise the price beyond chance, {kept or 'none'} of them leaving {bar}"
+
+
 def _draw_cloud(canvas: Canvas, *, rows: list[DefenseRow]) -> None:
     axes = canvas.subplots()
     axes.set_position(_FRAME)
@@ -83,7 +91,8 @@ def _draw_cloud(canvas: Canvas, *, rows: list[DefenseRow]) -> None:
     highest = max(1.0, *(_finite(row.utility_kept.high, row.utility_kept.value) for row in rows))
     span = highest - lowest
     axes.set_xlim(lowest - 0.05 * span, highest + 0.2 * span)  # most defences keep nearly everything; their names go to the right
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], prune=None))
+    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(*axes.get_xlim())
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if lowest - 0.05 * span <= tick <= highest + 1e-9]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
     axes.set_xlabel("utility kept, of the undefended model's")
     axes.set_ylabel("times the undefended price, best attacker")
@@ -100,7 +109,8 @@ def _draw_cloud(canvas: Canvas, *, rows: list[DefenseRow]) -> None:
         for row in rows
     ]
     wide = [(_finite(row.utility_kept.low, 1), row.best.value, _finite(row.utility_kept.high, 1), row.best.value) for row in rows]
-    _label(axes, points, [*tall, *wide])
+    left, right = axes.get_xlim()
+    _label(axes, points, [*tall, *wide, (left, 1.0, right, 1.0)])
 
 
 def _dot_in_cloud(axes: Axes, row: DefenseRow, top: float) -> None:
@@ -246,15 +256,15 @@ def _ends(ratio: Times) -> list[float]:
 def _multiplier_axis(axes: Axes, direction: Literal["x", "y"], values: Iterable[float], room: float) -> None:
     """A logarithmic axis of ratios with a few round ticks, the one at 1× among them."""
     numbers = list(values)
-    low, high = min(numbers), max(numbers)
+    low, high = min(0.5, *numbers), max(2.0, *numbers)
     axes.set(**{f"{direction}scale": "log", f"{direction}lim": (low / room**0.6, high * room)})
     axis = axes.xaxis if direction == "x" else axes.yaxis
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high * room)) + 1)
-    digits = (1,) if high / low > 300 else (1, 3) if high / low > 12 else (1, 2, 5)
+    digits = (1,) if high / low > 300 else (1, 3) if high / low > 30 else (1, 2, 5)
     ticks = [digit * 10.0**decade for decade in decades for digit in digits]
     axis.set_major_locator(FixedLocator([tick for tick in ticks if low / room**0.6 <= tick <= high * room]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: times(value).replace(".0×", "×")))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}×"))
 
 
 def _slug(name: str) -> str:

@@ -159,11 +159,13 @@ def _knowledge(rows: Sequence[DefenseRow]) -> dict[str, Any]:
     ]
     gone = [row.defense for row in rows if row.verdict == NO_SIGN]
     known = sum(row.suppressed for row in rows)
+    if not lines:
+        return {"lines": [], "sentence": ""}
     left = f"{_and(gone)} {'shows' if len(gone) == 1 else 'show'} no sign of it" if gone else "No defence was shown to remove it"
     back = "examples of other facts bring held-out answers back"
-    several = "defence" if len(lines) == 1 else "defences"
-    sentence = f"Behind {known} of {len(lines)} {several} the knowledge is suppressed, not removed: {back}. {left}."
-    return {"lines": lines, "sentence": sentence if lines else ""}
+    where = f"{known} of {len(lines)} defences" if len(lines) > 1 else str(lines[0]["defense"]) if known else "no defence"
+    sentence = f"Behind {where} the knowledge is suppressed, not removed: {back}. {left}."
+    return {"lines": lines, "sentence": sentence}
 
 
 def _notes(rows: Sequence[DefenseRow]) -> list[dict[str, str]]:

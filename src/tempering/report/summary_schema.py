@@ -116,7 +116,9 @@ class DefensePart(_Part):
 class RatioPart(_Part):
     """How many times dearer than without the defence; a ratio of medians with its 95 % interval over seeds."""
 
-    status: str = Field(description="'known', 'at_least' (a lower bound), 'control_held', 'free', 'unknown', 'untrained', or '' where not measured")
+    status: str = Field(
+        description="'known', 'at_least' (a lower bound), 'control_held', 'free', 'unknown', 'untrained', or '' where not measured"
+    )
     value: Finite | None = Field(description="the ratio, or the bound that it exceeds; null where there is none")
     low: Finite | None
     high: Finite | None = Field(description="null where the ratio has no upper bound")
