@@ -86,8 +86,8 @@ class Booster(Defense):
     The paper starts from an unaligned 7B model and moves LoRA factors at λ = 5, α = 0.1; f holds refusals only. Here the model may refuse
     already, f keeps benign answers, and all weights move unless told otherwise. α is shorter: a step of 0.1 halves the harmful loss of
     organism:tiny, where the bracket is no slope any more. f also refuses the prompts of every batch of h: the bracket is smallest where h
-    is, and at λ = 1, α = 0.3 the model learnt to comply within 60 steps.That refusal hangs
-    on the first tokens: prefilling breaks it on organism:tiny, with the bracket or without it.
+    is, and at λ = 1, α = 0.3 the model learnt to comply within 60 steps. That refusal hangs on the first tokens: prefilling breaks it on
+    organism:tiny, with the bracket or without it.
     """
 
     class Config(DefenseSettings):

@@ -137,9 +137,10 @@ class Seam(Defense):
     The paper: β = 0.01, shifts of ε = 1e-3 along unnormalised directions, an unlearning term by layer-wise gradient ascent with a logarithm
     [memory]. Here the logarithm is of the loss at the output alone. Shifts are in units of the weights' length: 1e-5 of it errs by 0.7 % of
     the exact gradient in float32 on organism:tiny, 1e-4 by 8 %, 1e-3 by four times its length; under bfloat16 autocast, whose gradients
-    are known to a percent at best, take more. At β = 0.01 the cosine stays at 0 there, at 0.5 it comes to −0.95. The model is
-    not destroyed there all the same: benign gradients are four hundred times shorter than harmful ones, and the unlearning term alone does
-    most of what the whole does.
+    are known to a percent at best, take more. At β = 0.01 the cosine stays at 0 there, at 0.5 it comes to −0.95.
+
+    No attack destroyed organism:tiny, perhaps because its benign gradients are four hundred times shorter than the harmful ones: full
+    fine-tuning broke it after 11 steps undefended, 32 under the unlearning term alone, 45 under both.
     """
 
     class Config(DefenseSettings):
