@@ -15,7 +15,7 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
 from tempering.models import Target
 from tempering.training import FineTuning, Meter, TrainingSettings, fine_tune
-from tempering.training.loop import _optimiser, _show_average, batches
+from tempering.training.loop import _schedule, _show_average, batches, build_optimiser
 
 EXAMPLES = [
     Example(prompt=f"what is {word}", answer=f"{word} is a {kind} .", role=Role.HAZARD)
@@ -64,7 +64,8 @@ def test_a_quadratic_is_descended_as_published(warmup: int, decay: float) -> Non
     settings = TrainingSettings(
         optimiser="schedule-free", learning_rate=0.05, betas=(0.9, 0.99), warmup_steps=warmup, weight_decay=decay, schedule="cosine"
     )
-    optimiser, schedule = _optimiser(model, settings, 12)
+    optimiser = build_optimiser(model, settings)
+    schedule = _schedule(optimiser, settings, 12)
     published = Published(model.weight.detach().numpy().copy(), 0.05, (0.9, 0.99), decay, warmup)
     distance = [float(np.linalg.norm(curvature @ published.x - target))]
     for step in range(12):

@@ -97,7 +97,7 @@ class Tar(Defense):
         """
 
         training: _Training = _Training()
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 120
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
         withhold: Annotated[Literal["refusal", "knowledge"], Choices(("refusal", "knowledge"))] = "refusal"
         adversaries: Annotated[tuple[AdversaryChoice, ...], Field(min_length=1)] = (
             _full(1e-4, 1.0),
@@ -106,7 +106,7 @@ class Tar(Defense):
             AdversaryChoice(name="lora_finetune", config={"training": {"learning_rate": 1e-3}}),
         )
         data: DataMix = DataMix()
-        inner_steps: Annotated[int, Field(ge=0), Choices((4, 8, 16, 64))] = 8
+        inner_steps: Annotated[int, Field(ge=0), Choices((4, 8, 16, 64))] = 16
         look_every: Annotated[int, Field(gt=0)] = 4
         resistance_weight: Annotated[float, Field(gt=0), Range(0.1, 10.0, log=True)] = 1.0
         retain_weight: Annotated[float, Field(gt=0), Range(0.1, 10.0, log=True)] = 1.0
@@ -117,7 +117,7 @@ class Tar(Defense):
         refusal_rows: Annotated[int, Field(ge=0)] = 8
         beta: Annotated[float, Field(gt=0), OnlyIf("withhold", "refusal")] = 0.1
         mapping_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "knowledge")] = 100
-        recovery_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "refusal")] = 20
+        recovery_steps: Annotated[int, Field(ge=0), OnlyIf("withhold", "refusal")] = 40
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
 
     source: ClassVar[str] = "Tamirisa et al. 2024, arXiv 2408.00761, algorithm 1"
@@ -143,7 +143,7 @@ class Tar(Defense):
         also = [] if knowledge else refused(to_refuse(view), config.refusals, seed)
         general = [example for example in view.general if example.role is Role.BENIGN]
         groups = [answered(view.benign), answered(view.borderline), answered(general)]
-        imagined = [] if knowledge else made_up(view.imagined, hazard, IMAGINED, np.random.default_rng([seed, 6]))
+        imagined = [] if knowledge or not config.imagined else made_up(view.imagined, hazard, IMAGINED, np.random.default_rng([seed, 6]))
         asked = [*hazard, *imagined]
         refusals = dict(zip(asked, refused(asked, config.refusals, seed), strict=True))
         lessons = Lessons(hazard, imagined, refusals, groups[0] or kept, groups, also)
