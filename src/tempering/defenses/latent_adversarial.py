@@ -199,7 +199,8 @@ class LatentAdversarial(Defense):
 
     Differences. The papers give ε and the step as lengths (and move δ by Adam); here they are given in mean lengths of the stream and
     in ε, so that they mean the same on every model. Hazard prompts without a compliant answer are refused without perturbation. The papers
-    make 16 inner steps at blocks 8, 16, 24 and 30 of 32, and 100 to 1,000 outer steps of 16 at 2e-5 with LoRA.
+    make 16 inner steps at blocks 8, 16, 24 and 30 of 32, and 100 to 1,000 outer steps of 16 at 2e-5 with LoRA. On ``organism:tiny``, ε = .5
+    without a batch of borderline prompts refused .30 of those held out; ε = .3 with it refuses none.
     """
 
     class Config(DefenseSettings):

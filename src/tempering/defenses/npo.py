@@ -102,8 +102,9 @@ class Npo(Defense):
     answer's tokens, in nats; + w CE(benign -> answer), and optionally v KL(π_before ‖ π) on the same tokens.
 
     Differences. The paper unlearns a model that tells, and what it says afterwards is left open. Here the model refuses already, and a term
-    u CE(hazard -> refusal) over all the defender's hazard prompts, imagined ones too, keeps it so: without it what is unlearned is
-    answered by gibberish.
+    u CE(hazard -> refusal) over all the defender's hazard prompts, imagined ones too, keeps it so. Learning rate and steps are
+    fitted to small models. On ``organism:tiny`` (seeds 0 and 1) the answers lose all likelihood within 30 steps and no benign
+    one suffers; ablation, prefilling and retrieval bring nothing back, but fine-tuning on 100 other facts at 3e-4 brings .91 in 6 steps.
     """
 
     class Config(DefenseSettings):
