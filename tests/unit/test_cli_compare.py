@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -148,7 +149,9 @@ def test_an_interrupted_hardening_is_resumed(folder: Path, tmp_path: Path) -> No
     slow = tmp_path / "slow.py"
     slow.write_text(Path(DEFENSE.rpartition(":")[0]).read_text().replace("steps: int = 3", "steps: int = 20000"))
     command = [*COMMAND, *map(str, arguments(folder, defenses=f"{slow}:Firm")), "--out", str(tmp_path / "out"), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a suite that runs in the background of a shell has SIGINT ignored, and its children would inherit that
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stderr is not None
     for line in process.stderr:
         if "started hardening" in line:
