@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -97,7 +98,7 @@ class Tar(Defense):
         """
 
         training: _Training = _Training()
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 100
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 150
         withhold: Annotated[Literal["refusal", "knowledge"], Choices(("refusal", "knowledge"))] = "refusal"
         adversaries: Annotated[tuple[AdversaryChoice, ...], Field(min_length=1)] = (
             _full(1e-4, 1.0),
@@ -152,7 +153,8 @@ class Tar(Defense):
         if knowledge:
             mapping = config.stage("map", MappingTraining(hazard, kept, size), steps=max(1, config.mapping_steps))
             return [mapping, tar] if config.mapping_steps else [tar]
-        recovery = config.stage("recover", TamperResistance(target, None, lessons, self._outer()), steps=max(1, config.recovery_steps))
+        plain = replace(self._outer(), retain_weight=1.0, representation_weight=0.0)
+        recovery = config.stage("recover", TamperResistance(target, None, lessons, plain), steps=max(1, config.recovery_steps))
         return [tar, recovery] if config.recovery_steps else [tar]
 
     def adversaries(self) -> Adversaries | None:
