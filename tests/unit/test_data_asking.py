@@ -139,6 +139,7 @@ def test_a_row_without_an_answer_cannot_be_trained_on() -> None:
 @example(opening="Sure, here is", answer=ANSWER)
 @example(opening="eel:", answer="An")
 @example(opening="1.", answer="2")
+@example(opening="-", answer="2")
 @given(opening=texts, answer=texts)
 def test_prompt_opening_and_what_follows_read_as_one_text(template: str, tokenizer: str, opening: str, answer: str) -> None:
     assume(opening.strip() and answer.strip())

@@ -270,7 +270,8 @@ class ChatFormat:
 
     def _apart(self, text: str) -> list[int]:
         """Tokens of ``text`` as they are inside a longer one, without the space some tokenizers put before a beginning."""
-        for before in (str(self.tokenizer.eos_token or "\n"), "\n", ":"):
+        # A special token comes last: behind one, SentencePiece tokenizers write a space as they do at a beginning.
+        for before in (":", "\n", str(self.tokenizer.eos_token or "\n")):
             ids = self._following(before, self._ids(before), text)
             if ids is not None:
                 return ids

@@ -176,7 +176,7 @@ class RepNoise(Defense):
         noise_tokens: Annotated[Literal["differing", "all"], Choices(("differing", "all"))] = "differing"
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         training: _Training = _Training()
-        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 300
+        steps: Annotated[int, Field(gt=0), Range(50, 1000, log=True)] = 400
 
     source: ClassVar[str] = "Rosati et al. 2024, arXiv 2405.14577"
     claim: ClassVar[str] = (

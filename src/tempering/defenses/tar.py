@@ -63,8 +63,9 @@ class Tar(Defense):
     and the defender's benign ones. With ``data`` it trains on hazard examples (``forget``), on benign ones in their place
     (``retain``), or goes over from these to those at step K Beta(6, 3) (``switch``). Beyond the paper, ``imagined`` of what both
     sides ask is made up: prompts about things that do not exist, answered like another question of the domain with the name
-    exchanged. With few entities TAR otherwise learns to deny those very answers: on the organism (19 entities, K = 8, seed 0, N = 200 without and 120 with),
-    fine-tuning at 3e-4 broke the model within 8 steps without and 11 with them, and ablation recovered .28 without and .03 with them.
+    exchanged. With few entities TAR otherwise learns to deny those very answers: on the organism (19 entities, K = 8, seed 0, N = 200
+    without and 120 with), fine-tuning at 3e-4 broke the model within 8 steps without and 11 with them, and ablation recovered .28
+    without and .03 with them.
 
     The paper's settings, for 8 B parameters: K = 64, rates of the adversaries 2e-6, 2e-5 and 4e-5; knowledge N = 750 at 2e-5,
     lambda_TR = 4, all three kinds of data; refusal N = 100 at 6e-5 and 100 steps of SFT to recover. The defaults are for a model of
