@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from tempering.errors import InvalidStudy
-from tempering.study import Study, first_problem, foremost
+from tempering.study import Study
+from tempering.validation import first_problem, foremost
 
 
 def load_study(path: Path) -> Study:
