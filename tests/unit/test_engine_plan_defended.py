@@ -12,7 +12,7 @@ from tempering.engine.plan import make_plan
 from tempering.engine.units import Plan
 from tempering.errors import InvalidStudy, UnknownName
 from tempering.planning import priced_plan
-from tempering.report.plan import others_table, plan_lines
+from tempering.report.plan import others_table, plan_lines, plan_table
 from tempering.study import DataChoice, MethodChoice, ModelChoice, TrainabilitySettings
 
 
@@ -101,6 +101,26 @@ def test_a_priced_plan_lists_what_no_attacker_pays_beside_what_he_does(folder: P
     assert table is not None
     assert "not estimated" in list(table.columns[-1].cells)
     assert others_table(priced_plan(make_plan(toy_study(folder)))) is None
+
+
+def test_a_plan_says_once_what_is_the_same_behind_every_defence(folder: Path) -> None:
+    document = priced_plan(make_plan(toy_comparison(folder, {"steps": 7}, {"steps": 8}, seeds=3, **novel(folder))))
+    model, (row,) = str(folder / "guarded"), {entry["attack"] for entry in document["attacks"]}
+    table = plan_table(document)
+    titles, attacks, units = (list(column.cells) for column in table.columns[:3])
+    assert [str(title) for title in titles] == [f"{model}, and behind each of 2 defences"]
+    assert ([str(attack) for attack in attacks], units) == ([row], ["9"])
+    others = others_table(document)
+    assert others is not None
+    assert [str(title).removeprefix(model) for title in others.columns[0].cells] == [
+        " behind firm",
+        " behind firm 1",
+        ", and behind each of 2 defences",
+    ]
+    document["attacks"] = document["attacks"][:2]
+    assert [str(title) for title in plan_table(document).columns[0].cells] == [f"{model}, and behind firm"]
+    document["attacks"][1]["each"] = {**document["attacks"][1]["each"], "steps": 1}
+    assert [str(title) for title in plan_table(document).columns[0].cells] == [model, f"{model} behind firm"]
 
 
 def test_a_defence_that_the_data_cannot_feed_is_left_out_with_a_reason(folder: Path) -> None:

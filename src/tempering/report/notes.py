@@ -102,7 +102,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     probes = assessment.trajectories[assessment.trajectories["attack"] != ""]
     unmeasured = int(probes[["harm", "utility"]].isna().any(axis=1).sum())
     few = [row for row in rows if row.few_seeds]
-    censored = _listed([row.attack for row in rows if row.prices["usd"].censored and row.prices["usd"].tried])
+    censored = [row for row in rows if row.prices["usd"].censored and row.prices["usd"].tried]
     destroyed = _listed([row.attack for row in rows if row.outcomes["destroyed"]])
     nothing = _listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
     lost = share(study.threshold.epsilon)
@@ -115,7 +115,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
             bool(censored),
             Note(
                 "Cut off by the budget",
-                f"Fewer than half of the runs of {censored} broke. That is no proof of safety: a larger budget, or other settings, might.",
+                f"{_held(censored, rows)}. That is no proof of safety: a larger budget, or other settings, might.",
             ),
         ),
         (
@@ -137,6 +137,13 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
         (unmeasured > 0, Note("Unmeasured probes", f"{unmeasured} of {len(probes)} probes could not be measured, and count neither way.")),
     ]
     return [note for applies, note in possible if applies]
+
+
+def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:
+    """Which rows a price is only a lower bound in; with defences there are too many to name."""
+    if len({row.defense for row in rows}) > 1:
+        return f"In {len(censored)} of {len(rows)} rows of prices, those with a >, fewer than half of the runs broke"
+    return f"Fewer than half of the runs of {_listed([row.attack for row in censored])} broke"
 
 
 def _lost_seeds(units: pd.DataFrame) -> dict[tuple[str, str], int]:

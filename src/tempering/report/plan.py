@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +10,8 @@ from rich.text import Text
 
 from tempering.report import formatting
 from tempering.report.rows import group_title
+
+_Row = Mapping[str, Any]
 
 
 def plan_table(document: Mapping[str, Any]) -> Table:
@@ -23,20 +25,37 @@ def plan_table(document: Mapping[str, Any]) -> Table:
     titles = ("Units", "Steps each", "FLOPs each", *(("Trials each", "FLOPs of search") if searched else ()))
     for title in (*titles, "GPU time in all", "Dollars in all"):
         table.add_column(title, justify="right")
-    for row in document["attacks"]:
-        search = row["search"]
+    for rows in _alike(document["attacks"], lambda row: (row["attack"], row["units"], row["each"], row["search"])):
+        row, search = rows[0], rows[0]["search"]
         tried = (formatting.count(search["trials"]), formatting.flops(search["flops"] / row["units"])) if searched else ()
         table.add_row(
-            Text(group_title(row["model"], row["defense"])),
+            Text(_models(rows)),
             Text(row["attack"]),
-            str(row["units"]),
+            str(sum(each["units"] for each in rows)),
             formatting.count(row["each"]["steps"]),
             formatting.flops(row["each"]["flops"]),
             *tried,
-            formatting.gpu_hours(row["gpu_hours"]),
-            formatting.dollars(row["usd"]),
+            formatting.gpu_hours(sum(each["gpu_hours"] for each in rows)),
+            formatting.dollars(sum(each["usd"] for each in rows)),
         )
     return table
+
+
+def _alike(rows: Iterable[_Row], what: Callable[[_Row], Any]) -> list[list[_Row]]:
+    """Rows of one model that are the same but for the defence, so that a plan of twenty defences is read at a glance."""
+    together: dict[str, list[_Row]] = {}
+    for row in rows:
+        together.setdefault(repr((row["model"], what(row))), []).append(row)
+    return list(together.values())
+
+
+def _models(rows: Sequence[_Row]) -> str:
+    """What rows that are told as one are about: "organism:tiny behind tar", "organism:tiny, and behind each of 18 defences"."""
+    if len(rows) == 1:
+        return group_title(rows[0]["model"], rows[0]["defense"])
+    defenses = [row["defense"] for row in rows if row["defense"] not in ("", "none")]
+    bare = ", and" if len(defenses) < len(rows) else ""
+    return f"{rows[0]['model']}{bare} behind {defenses[0] if len(defenses) == 1 else f'each of {len(defenses)} defences'}"
 
 
 def others_table(document: Mapping[str, Any]) -> Table | None:
@@ -45,17 +64,18 @@ def others_table(document: Mapping[str, Any]) -> Table | None:
     Args:
         document: from :func:`tempering.planning.priced_plan`.
     """
-    parts = (("hardening", "training by the defender"), ("trainability", "fine-tuning by an honest user"))
-    rows = [(title, row) for name, title in parts for row in document.get(name, [])]
-    if not rows:
+    honest = _alike(document.get("trainability", []), lambda row: (row["units"], row["steps"], row["flops"]))
+    groups = [("training by the defender", [row]) for row in document.get("hardening", [])]
+    groups += [("fine-tuning by an honest user", rows) for rows in honest]
+    if not groups:
         return None
     table = Table("Model", "Before and beside the attacks", box=None, pad_edge=False, header_style="bold")
     for title in ("Units", "Steps each", "FLOPs each"):
         table.add_column(title, justify="right")
-    for title, row in rows:
+    for title, rows in groups:
+        row, units = rows[0], sum(each["units"] for each in rows)
         cost = "not estimated" if row["flops"] is None else formatting.flops(row["flops"])
-        name = Text(group_title(row["model"], row["defense"]))
-        table.add_row(name, Text(title), str(row["units"]), formatting.count(row["steps"]), cost)
+        table.add_row(Text(_models(rows)), Text(title), str(units), formatting.count(row["steps"]), cost)
     return table
 
 
