@@ -9,13 +9,14 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint cards format clean
 
 help:
 	@echo "make setup    make the environment in $(VENV)"
 	@echo "make demo     audit the embedded organism and write runs/demo/report.html"
 	@echo "make test     lint, types, layers and the whole test suite"
 	@echo "make lint     lint, types and layers only"
+	@echo "make cards    write docs/cards anew from the committed figures"
 	@echo "make format   format the code"
 
 setup: $(STAMP)
@@ -40,6 +41,9 @@ lint: setup
 # One thread a worker: two cores, two workers.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+cards: setup
+	$(BIN)/python benchmarks/claim_cards.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,7 @@ import pandas as pd
 import tempering
 from tempering import registry
 from tempering.result import Run
+from tempering.study import MethodChoice
 
 RESULTS = Path(__file__).resolve().parent / "results" / "claims"
 CONTROL = "none"
@@ -53,18 +54,18 @@ def figures(run: Run, command: str) -> dict[str, Any]:
         "attacks": {title: {"name": name, "family": str(registry.get("attacks", name).family)} for title, name in attacks.items()},
         "control": _side(run, CONTROL),
         "defenses": {
-            title: {"method": _methods(choice), "config": choice.config, **_side(run, title), **_compared(run, title)}
+            title: {**_made_by(choice), **_side(run, title), **_compared(run, title)}
             for title, choice in defenses.items()
             if title in set(units["defense"])
         },
     }
 
 
-def _methods(choice: Any) -> list[str]:
-    """The registry names of a defence or of a chain's links."""
-    if choice.name != "chain":
-        return [choice.name]
-    return [step if isinstance(step, str) else step["name"] for step in choice.config["steps"]]
+def _made_by(choice: Any) -> dict[str, Any]:
+    """Method and settings of a defence, or of each link of a chain, the defaults of that day among the settings."""
+    links = [choice] if choice.name != "chain" else [MethodChoice.model_validate(step) for step in choice.config["steps"]]
+    settings = [registry.get("defenses", link.name).Config(**link.config).model_dump(mode="json") for link in links]
+    return {"method": [link.name for link in links], "settings": settings}
 
 
 def _side(run: Run, title: str) -> dict[str, Any]:

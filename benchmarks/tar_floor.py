@@ -9,10 +9,10 @@ the working model, the adversary's clipping and AdamW, the looks, the reference'
 and AdamW. Floor and outer step take turns, so that a busy machine slows both; the figure is the median of their ratios, with the
 lowest and the highest. Seconds are those of the process on its processor, one thread.
 
-**Memory.** Two trainings of the larger model, each in a process of its own that reports its highest resident memory: ours, and the same
+**Memory.** Two trainings of the larger model, with every byte that torch allocates counted by its profiler: ours, and the same
 without looks, so that adversaries tamper, nothing is summed up, and the outer step is one of retain training. That one holds what any
 such training must: the trained weights with both moments of the outer AdamW, the reference, the working copy with its gradient and
-both moments of the adversary's AdamW, and activations; a pass over x_TR has as many rows here as one of the adversary's. TAR may hold
+both moments of the adversary's AdamW, and activations; a pass over x_TR has fewer rows here than one of the adversary's. TAR may hold
 one gradient more: the sum along the trajectory.
 
 Written to benchmarks/results/tar-floor.json.
@@ -24,8 +24,7 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,6 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tempering.data.records import AttackerView, DefenderView
@@ -51,8 +51,8 @@ GOAL = 1.25
 REPEATS = 15
 STEPS, EVERY, INNER_BATCH = 8, 4, 10
 SETTINGS: dict[str, Any] = {"inner_steps": STEPS, "look_every": EVERY, "adversaries": [{"name": "full_finetune"}], "steps": REPEATS + 1}
-MARGIN = 0.1
-"""Of a copy of the weights: what the allocator may leave lying about."""
+SCALARS = 0.001
+"""Of a copy of the weights: losses and norms that lie about beside the sum of gradients."""
 
 
 def organism(large: bool) -> Target:
@@ -161,35 +161,37 @@ class WithoutSum(Tar):
         return Unlooked(config.adversaries, config.data, steps=STEPS, every=STEPS, growth=0.0)
 
 
-def peak(kind: str) -> None:
-    """Print the highest resident memory of three outer steps of the larger model, and what one copy of its weights takes, in bytes."""
+def peak(method: type[Tar]) -> tuple[int, int]:
+    """The most that two outer steps of the larger model had allocated at once, and what one copy of its weights takes, in bytes.
+
+    The looks are given fewer rows than the adversaries' steps, so that the peak lies in the latter both with and without them.
+    """
     target, view = organism(True), world_dataset("tiny").divide(0).defender_view()
-    defense = {"ours": Tar, "theirs": WithoutSum}[kind](Tar.Config(**{**SETTINGS, "steps": 3, "held_out_batch": INNER_BATCH // 2}))
-    for _ in Hardening(target, list(defense.stages(target, view, seed=0))[:1], seed=0).run():
-        pass
-    weights = sum(value.numel() * value.element_size() for value in target.model.parameters())
-    # not getrusage, which keeps the highest of the process that started this one
-    line = next(line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"peak": int(line.split()[1]) * 1024, "weights": weights}))
+    defense = method(Tar.Config(**{**SETTINGS, "steps": 2, "held_out_batch": INNER_BATCH // 4}))
+    hardening = Hardening(target, list(defense.stages(target, view, seed=0))[:1], seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            for _ in hardening.run():
+                pass
+        trace = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    allocated = max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
+    return allocated, sum(value.numel() * value.element_size() for value in target.model.parameters())
 
 
 def memory() -> dict[str, Any]:
     """Peaks of both trainings, and the difference in copies of the weights."""
-    peaks = {}
-    for kind in ("ours", "theirs"):
-        command = [sys.executable, __file__, "--peak", kind]
-        # a fixed threshold, so that freed tensors go back to the system at once and the peak is what was held
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        peaks[kind] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
-    copies = (peaks["ours"]["peak"] - peaks["theirs"]["peak"]) / peaks["ours"]["weights"]
+    (ours, weights), (theirs, _) = peak(Tar), peak(WithoutSum)
+    copies = (ours - theirs) / weights
     return {
         "name": "peak memory of TAR above the same training without the sum of gradients, in copies of the weights",
         "ratio": {"median": figure(copies), "low": figure(copies), "high": figure(copies)},
         "goal": 1.0,
-        "met": bool(copies <= 1 + MARGIN),
-        "ours": peaks["ours"]["peak"],
-        "theirs": peaks["theirs"]["peak"],
-        "note": f"bytes resident at the highest; met up to {MARGIN} of a copy, which is the allocator's",
+        "met": bool(copies <= 1 + SCALARS),
+        "ours": ours,
+        "theirs": theirs,
+        "note": f"bytes allocated, as torch's profiler counts them; met up to {SCALARS} of a copy, for losses and norms",
     }
 
 
@@ -197,12 +199,8 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--peak", choices=["ours", "theirs"], help="measure one training's memory in this process, and print it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.peak:
-        peak(arguments.peak)
-        return
     rows = []
     for name, large in (("organism:tiny", False), ("a random Llama", True)):
         measured = timed(large, arguments.repeats)
