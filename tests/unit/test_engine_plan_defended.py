@@ -34,10 +34,10 @@ def order(plan: Plan) -> list[tuple[str, str, int, int]]:
     return [(unit.work.kind, unit.work.defense_name, number, unit.seed) for unit, number in zip(plan.units, steps, strict=True)]
 
 
-def test_every_model_is_hardened_first_and_something_is_known_of_each_early(folder: Path) -> None:
+def test_a_seed_is_hardened_and_attacked_before_the_next_and_something_is_known_of_each_defence_early(folder: Path) -> None:
     plan = make_plan(toy_comparison(folder, {}, {"steps": 5}, attacks=toy_study(folder, {"steps": 4}, {"steps": 2}).attacks, seeds=(5, 3)))
     assert order(plan) == [
-        *[("harden", name, 0, seed) for seed in (5, 3) for name in ("firm", "firm 1")],
+        *[("harden", name, 0, 5) for name in ("firm", "firm 1")],
         ("attack", "none", 2, 5),
         ("attack", "firm", 2, 5),
         ("attack", "firm 1", 2, 5),
@@ -45,6 +45,7 @@ def test_every_model_is_hardened_first_and_something_is_known_of_each_early(fold
         ("reference", "none", 0, 0),
         ("attack", "firm", 4, 5),
         ("attack", "firm 1", 4, 5),
+        *[("harden", name, 0, 3) for name in ("firm", "firm 1")],
         *[("attack", name, steps, 3) for name in ("none", "firm", "firm 1") for steps in (2, 4)],
     ]
     assert len({unit.hash for unit in plan.units}) == len(plan.units)
@@ -174,7 +175,7 @@ def test_a_plan_with_defences_survives_being_written_down(folder: Path) -> None:
     assert read.estimates == plan.estimates
 
 
-def test_several_models_are_hardened_before_anything_is_attacked(folder: Path) -> None:
+def test_several_models_are_taken_one_after_the_other(folder: Path) -> None:
     models = tuple(ModelChoice(reference=str(folder / name), device="cpu") for name in ("guarded", "base"))
     kinds = [kind for kind, *_ in order(make_plan(toy_comparison(folder, models=models)))]
-    assert kinds == ["harden"] * 4 + ["attack"] * 8
+    assert kinds == ["harden", "attack", "attack"] * 4  # two models of two seeds

@@ -87,9 +87,9 @@ def make_plan(study: Study) -> Plan:
     Each model is loaded once, for its digest and for the estimates; those for a defended model are of the undefended one, which it shares
     its architecture with. Organisms must have been built.
 
-    Defended models are trained first. The rest is ordered so that something is known of everything early: by model, then by seed, the
-    cheapest attack first; with defences, the first seed begins with the cheapest attack on each of them. The model without the safeguard
-    comes after the first seed's attacks on the undefended model.
+    The order is such that something is known of everything early, and that a study cut short has whole seeds: by model, then by seed, in
+    each the training of the defended models and then the cheapest attack first; with defences, the first seed's attacks begin with the
+    cheapest on each of them. The model without the safeguard comes after the first seed's attacks on the undefended model.
 
     Args:
         study: what was asked for.
@@ -114,8 +114,7 @@ def make_plan(study: Study) -> Plan:
         raise InvalidStudy(f"no attack is left to run: {_reasons(skipped)}", "choose other attacks, data or threat model")
     if defenders and not any(model.hardenings for model in models):
         raise InvalidStudy(f"no defence is left to compare: {_reasons(skipped)}", "choose other defences or data")
-    hardenings = [Unit(planned.work, seed) for model in models for seed in study.seeds for planned in model.hardenings]
-    units = (*hardenings, *(unit for model in models for unit in _in_order(model, study.seeds)))
+    units = tuple(unit for model in models for unit in _in_order(model, study.seeds))
     estimates = tuple(_estimate(model, planned, len(study.seeds)) for model in models for planned in model.works)
     return Plan(study=study, units=units, skipped=skipped, estimates=estimates, targets=tuple(model.target for model in models))
 
@@ -350,10 +349,12 @@ def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerVi
 
 
 def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
-    """Everything but the hardenings: seed by seed, and within a seed target by target, so that what is loaded is used."""
+    """Seed by seed: what is trained, and then target by target, so that what is loaded is used."""
     first = [Unit(group[0].work, seeds[0]) for group in model.groups if group] if len(model.groups) > 1 else []
-    units = list(first)
+    units: list[Unit] = []
     for position, seed in enumerate(seeds):
+        units += [Unit(planned.work, seed) for planned in model.hardenings]
+        units += () if position else first
         for number, group in enumerate(model.groups):
             units += [unit for planned in group if (unit := Unit(planned.work, seed)) not in first or position]
             if position == number == 0 and model.reference is not None:
