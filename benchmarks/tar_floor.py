@@ -24,6 +24,8 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -161,7 +163,7 @@ class WithoutSum(Tar):
         return Unlooked(config.adversaries, config.data, steps=STEPS, every=STEPS, growth=0.0)
 
 
-def peak(method: type[Tar]) -> tuple[int, int]:
+def peak(method: type[Tar]) -> dict[str, int]:
     """The most that two outer steps of the larger model had allocated at once, and what one copy of its weights takes, in bytes.
 
     The looks are given fewer rows than the adversaries' steps, so that the peak lies in the latter both with and without them.
@@ -177,20 +179,30 @@ def peak(method: type[Tar]) -> tuple[int, int]:
         profiled.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     allocated = max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
-    return allocated, sum(value.numel() * value.element_size() for value in target.model.parameters())
+    return {"peak": allocated, "weights": sum(value.numel() * value.element_size() for value in target.model.parameters())}
+
+
+METHODS: dict[str, type[Tar]] = {"ours": Tar, "theirs": WithoutSum}
+
+
+def _in_a_process_of_its_own(kind: str) -> dict[str, int]:
+    """So that nothing an earlier one left is counted."""
+    command = [sys.executable, __file__, "--peak", kind]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return dict(json.loads(lines[-1]))
 
 
 def memory() -> dict[str, Any]:
     """Peaks of both trainings, and the difference in copies of the weights."""
-    (ours, weights), (theirs, _) = peak(Tar), peak(WithoutSum)
-    copies = (ours - theirs) / weights
+    ours, theirs = (_in_a_process_of_its_own(kind) for kind in METHODS)
+    copies = (ours["peak"] - theirs["peak"]) / ours["weights"]
     return {
         "name": "peak memory of TAR above the same training without the sum of gradients, in copies of the weights",
         "ratio": {"median": figure(copies), "low": figure(copies), "high": figure(copies)},
         "goal": 1.0,
         "met": bool(copies <= 1 + SCALARS),
-        "ours": ours,
-        "theirs": theirs,
+        "ours": ours["peak"],
+        "theirs": theirs["peak"],
         "note": f"bytes allocated, as torch's profiler counts them; met up to {SCALARS} of a copy, for losses and norms",
     }
 
@@ -199,8 +211,12 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--peak", choices=list(METHODS), help="measure one training's memory in this process, and print it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.peak:
+        print(json.dumps(peak(METHODS[arguments.peak])))
+        return
     rows = []
     for name, large in (("organism:tiny", False), ("a random Llama", True)):
         measured = timed(large, arguments.repeats)
