@@ -117,12 +117,12 @@ def _raised(row: dict[str, Any]) -> bool:
 
 
 def _lost(tax: dict[str, Any]) -> str:
-    kept, refused = tax.get("utility_kept"), tax.get("over_refusal")
+    kept, answered = tax.get("utility_kept"), tax.get("borderline")
     said = []
     if kept is not None and kept < KEPT:
         said.append(f"it keeps only {share(kept)} of benign accuracy")
-    if refused is not None and 1 - refused < KEPT:
-        said.append(f"it answers only {share(1 - refused)} of borderline prompts")
+    if answered is not None and answered < KEPT:
+        said.append(f"it answers only {share(answered)} of borderline prompts well")
     return f"But {' and '.join(said)}." if said else ""
 
 
@@ -155,17 +155,16 @@ def _tax(tax: dict[str, Any]) -> str:
     if not tax:
         return "**Tax.** Not measured."
 
-    def change(name: str, *, turned: bool = False) -> str:
+    def change(name: str) -> str:
         if tax.get(name) is None:
             return "not measured"
         value, low, high = (float(tax[f"{name}{part}"]) for part in ("", "_low", "_high"))
-        shown, *ends = (1 - value, 1 - high, 1 - low) if turned else (value, low, high)
-        return f"{share(shown)} [{share(ends[0])}, {share(ends[1])}]"
+        return f"{share(value)} [{share(low)}, {share(high)}]"
 
     flops = tax.get("training_flops")
     parts = [
         f"benign accuracy {change('utility')} (before: {share(tax['utility_control'])})",
-        f"borderline prompts answered {change('over_refusal', turned=True)}",
+        f"borderline prompts answered well {change('borderline')}, refused {change('over_refusal')}",
         f"coherent {change('coherence')}",
         f"hazards refused {change('refusal')}",
     ]
@@ -249,7 +248,7 @@ def _overview_table(result: dict[str, Any]) -> str:
             verdict = said.split("**")[1].removeprefix("Verdict: ").removeprefix("Verdict.") or "no claim"
         lines.append(
             f"| {linked} | {best['defended_attack'] or 'none' if best else '–'} | {multiplier(best) if best else '–'} | {verdict} "
-            f"| {_or_dash(tax.get('utility'))} | {_or_dash(None if tax.get('over_refusal') is None else 1 - tax['over_refusal'])} "
+            f"| {_or_dash(tax.get('utility'))} | {_or_dash(tax.get('borderline'))} "
             f"| {'–' if tax.get('training_flops') is None else amount(tax['training_flops'], 'flops')} |"
         )
     return "\n".join(lines)

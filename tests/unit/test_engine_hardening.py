@@ -278,29 +278,29 @@ def test_a_full_disk_is_told_in_one_line(folder: Path, tmp_path: Path, monkeypat
 def test_below_the_floor_it_goes_back_to_the_last_good_weights(
     folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
 ) -> None:
-    seen = scripted(1.0, 0.95, 0.5, 0.95)
-    job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
+    seen = scripted(1.0, 0.95, 0.6, 0.5, 0.5, 0.5, 0.5, 0.95)
+    job = job_of(folder, config={**REFUSAL, "parameters": parameters, "steps": 8}, watch_steps=1)
     told: list[TrainingProgress] = []
     record = train(job, tmp_path / "model", on_progress=told.append).record
     (stage,) = record["stages"]
-    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (6, 4, True)
+    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (7, 2, True)
     assert stage["utility_kept"] == 0.95
-    assert stage["ended"] == "utility fell to 50% of the target's, below the floor of 90%"
+    assert stage["ended"] == "utility was 50% of the target's, below the floor of 90%"
     final = weights(tmp_path / "model")
     if parameters == "all":
         assert all(torch.equal(final[name], value) for name, value in seen[1].items())
         assert any(not torch.equal(final[name], value) for name, value in seen[2].items())
-    assert all(torch.equal(final[name], value) for name, value in seen[3].items())
+    assert all(torch.equal(final[name], value) for name, value in seen[-1].items())
     ended = next(progress for progress in told if progress.kind == "stage_ended")
-    assert "below the floor of 90%; went back to the weights of step 4" in ended.message
-    assert "the weights of step 4 were kept" in (tmp_path / "model" / "README.md").read_text()
+    assert "below the floor of 90%; went back to the weights of step 2" in ended.message
+    assert "the weights of step 2 were kept" in (tmp_path / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("parameters", ["all", "lora"])
 def test_below_the_floor_at_the_first_look_the_stage_is_undone(
     folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
 ) -> None:
-    scripted(0.2, 1.0)
+    scripted(0.2, 0.2, 0.2, 1.0)
     job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
     told: list[TrainingProgress] = []
     made = train(job, tmp_path / "model", on_progress=told.append)
@@ -310,6 +310,31 @@ def test_below_the_floor_at_the_first_look_the_stage_is_undone(
     card = (tmp_path / "model" / "README.md").read_text()
     assert "none of its steps was kept" in card
     assert "these are the weights of the base" in card
+
+
+def test_a_dip_that_mends_itself_is_let_be(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
+    """Many defences tear a model up before they mend it."""
+    seen = scripted(0.1, 0.2, 0.95, 0.95)
+    made = train(job_of(folder, watch_steps=2), tmp_path / "model")
+    (stage,) = made.record["stages"]
+    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (8, 8, False)
+    assert all(torch.equal(weights(tmp_path / "model")[name], value) for name, value in seen[-1].items())
+
+
+def test_two_short_dips_do_not_make_a_long_one(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
+    scripted(0.5, 0.5, 0.5, 0.95, 0.5, 0.5, 0.5, 0.95)
+    made = train(job_of(folder, watch_steps=1), tmp_path / "model")
+    assert made.record["stages"][0]["steps_kept"] == 8
+
+
+def test_how_long_it_was_below_outlasts_an_interruption(
+    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
+) -> None:
+    job = job_of(folder, watch_steps=1)
+    scripted(1.0, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5, 0.95)
+    interrupted_after(job, tmp_path / "model", 5)
+    record = train(job, tmp_path / "model").record
+    assert (record["stages"][0]["steps_done"], record["stages"][0]["steps_kept"]) == (7, 2)
 
 
 def test_a_floor_of_nothing_lets_it_run(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:

@@ -139,7 +139,7 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_no_success() -> None:
 
 def test_roles_without_prompts_are_unknown() -> None:
     measured = row(subject(ANSWERS, REFUSES, view=EvaluatorView(HAZARD, (), ())))
-    assert {name for name, value in measured.items() if math.isnan(value)} == {"utility", "over_refusal", "divergence"}
+    assert {name for name, value in measured.items() if math.isnan(value)} == {"utility", "over_refusal", "borderline", "divergence"}
 
 
 def test_responses_and_distributions_are_made_once() -> None:

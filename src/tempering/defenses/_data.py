@@ -20,12 +20,16 @@ def answered(examples: Iterable[Example]) -> list[Example]:
     return [example for example in examples if example.answer is not None]
 
 
-def retained(view: DefenderView) -> list[Example]:
-    """What must still be answered: the defender's own benign and borderline examples, and benign rehearsal of the model's training.
+def retained(view: DefenderView, *, borderline: bool = False) -> list[Example]:
+    """What must still be answered: the defender's own benign and borderline examples, and rehearsal of the model's training.
 
-    Borderline examples of other entities are not rehearsed: whether those are still answered is what an audit asks.
+    Args:
+        view: of the defender.
+        borderline: rehearse what speaks of other hazardous things too. A refusal is weakened by it; whoever makes a model forget must, or
+            it forgets that as well.
     """
-    return answered([*view.benign, *view.borderline, *(example for example in view.general if example.role is Role.BENIGN)])
+    rehearsed = view.general if borderline else [example for example in view.general if example.role is Role.BENIGN]
+    return answered([*view.benign, *view.borderline, *rehearsed])
 
 
 def to_refuse(view: DefenderView) -> list[Example]:

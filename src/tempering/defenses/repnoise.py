@@ -167,12 +167,14 @@ class RepNoise(Defense):
         Attributes:
             noise_weight: β.
             ascent_weight: α.
+            rehearse_borderline: rehearse harmless answers about hazardous things as well, where the defender has the model's training data.
             noise_tokens: whether the activations that become noise are those at the answer's differing tokens, or at all tokens.
             refusals: what is said to hazard prompts, one drawn for each.
         """
 
         noise_weight: Annotated[float, Field(ge=0), Range(1e-3, 10, log=True)] = 1.0
         ascent_weight: Annotated[float, Field(ge=0), Range(0.1, 10, log=True)] = 1.0
+        rehearse_borderline: bool = True
         noise_tokens: Annotated[Literal["differing", "all"], Choices(("differing", "all"))] = "differing"
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
         training: _Training = _Training()
@@ -193,5 +195,6 @@ class RepNoise(Defense):
         harmful = answered(view.hazard)
         unanswered = [example for example in to_refuse(view) if example.answer is None]
         both = refused([*harmful, *unanswered], self.config.refusals, seed)
-        objective = NoiseTraining(harmful, both[: len(harmful)], both[len(harmful) :], retained(view), self.config)
+        kept = retained(view, borderline=self.config.rehearse_borderline)
+        objective = NoiseTraining(harmful, both[: len(harmful)], both[len(harmful) :], kept, self.config)
         return [self.config.stage("noise", objective)]

@@ -1,9 +1,10 @@
 """What a defence takes: from the honest user, and in training.
 
-**Measurements.** ``utility``, ``over_refusal``, ``coherence``, ``refusal`` and ``harm`` of the hardened model are means over
-the seeds of the hardening, with a percentile bootstrap interval over seeds; ``<measure>_control`` is the same of the model as
+**Measurements.** ``utility``, ``over_refusal``, ``borderline``, ``coherence``, ``refusal`` and ``harm`` of the hardened model are means
+over the seeds of the hardening, with a percentile bootstrap interval over seeds; ``<measure>_control`` is the same of the model as
 it came. ``<measure>_change`` is the mean of the differences, seed by seed, with an interval of its own. ``utility_kept`` is
-mean utility after / mean utility before. Borderline prompts answered are 1 − ``over_refusal``. With one seed an interval is a
+mean utility after / mean utility before. ``over_refusal`` is the share of borderline prompts refused, ``borderline`` that of those
+answered *well*: a model made to forget the hazard may refuse none of them and get them all wrong. With one seed an interval is a
 point, and says nothing.
 
 **Training.** ``training_<currency>`` are medians over the hardenings that were completed.
@@ -42,7 +43,7 @@ from tempering.economics.ratios import Costs, ratio_of_medians
 from tempering.economics.survival import Floats
 from tempering.economics.tables import CONTROL
 
-MEASURES = ("utility", "over_refusal", "coherence", "refusal", "harm")
+MEASURES = ("utility", "over_refusal", "borderline", "coherence", "refusal", "harm")
 """What is measured of a hardened model."""
 TRAINING = ("flops", "usd", "tokens", "steps", "examples")
 """Currencies of the defender's spend."""

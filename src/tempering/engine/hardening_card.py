@@ -29,7 +29,7 @@ CARD = "README.md"
 SCHEMA = 1
 """Raised when the meaning of a field of ``tempering.json`` changes."""
 
-MEASURES = ("harm", "refusal", "over_refusal", "utility", "coherence")
+MEASURES = ("harm", "refusal", "over_refusal", "borderline", "utility", "coherence")
 """What the table of a card shows, in this order."""
 
 
@@ -219,6 +219,7 @@ TITLES = {
     "harm": "hazard prompts answered usefully",
     "refusal": "hazard prompts refused",
     "over_refusal": "borderline prompts refused",
+    "borderline": "borderline prompts answered well",
     "utility": "benign prompts answered well",
     "coherence": "responses that are text",
 }

@@ -15,6 +15,8 @@ from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.study import ProbeSettings
 
+_EVALUATORS = ("harm", "refusal", "over_refusal", "utility", "coherence")
+
 
 class Measurement:
     """Measures models on the same held-out prompts.
@@ -31,7 +33,7 @@ class Measurement:
         """
         self._view = view.limited(prompts)
         self._settings = ProbeSettings(prompts=prompts)
-        self._evaluators: list[Evaluator] = [registry.create("evaluators", name) for name in MEASURES]
+        self._evaluators: list[Evaluator] = [registry.create("evaluators", name) for name in _EVALUATORS]
 
     def __call__(self, target: Target) -> dict[str, dict[str, Any]]:
         """Measure one model.
@@ -43,7 +45,8 @@ class Measurement:
         with randomness(0):
             row = examine(Subject(target.model, target.chat, self._view, self._settings), self._evaluators)
         hazard, benign, borderline = len(self._view.hazard), len(self._view.benign), len(self._view.borderline)
-        asked = {"harm": hazard, "refusal": hazard, "over_refusal": borderline, "utility": benign, "coherence": hazard + benign}
+        asked = {"harm": hazard, "refusal": hazard, "utility": benign, "coherence": hazard + benign}
+        asked |= dict.fromkeys(("over_refusal", "borderline"), borderline)
         return {name: share_of(row[name], asked[name]) for name in MEASURES if asked[name] and not math.isnan(row[name])}
 
 

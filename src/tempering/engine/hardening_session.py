@@ -52,6 +52,10 @@ class TrainingProgress:
     stages: int = 1
 
 
+PATIENCE = 0.5
+"""Share of a stage's steps for which utility may stay below the floor. Most defences tear a model up before they mend it: on
+``organism:tiny`` circuit breakers left 4 % of its utility after 40 of 300 steps and all of it from 120 on."""
+
 Watcher = Callable[[TrainingProgress], None]
 """Is told where a training stands."""
 
@@ -78,6 +82,7 @@ class Session:
         self.look: Look | None = None
         self._good: dict[str, Tensor] = {}
         self._good_step = 0
+        self._below: int | None = None
         self._stages = hardening.stages
         self._before = [sum(stage.steps for stage in self._stages[:place]) for place in range(len(self._stages) + 1)]
         self._message = ""
@@ -90,7 +95,7 @@ class Session:
             self.hardening.restore(Snapshot(own, record["hardening"]))
         except ValueError as error:
             raise StoreProblem(f"{self.folder.path} cannot be gone on from: {error}", "remove that folder to train anew") from error
-        self.ended, self._good_step = record["ended"], record["good_step"]
+        self.ended, self._good_step, self._below = record["ended"], record["good_step"], record["below"]
         self.look = None if record["look"] is None else Look(*record["look"])
         self._message = f"going on after {self.steps_done} of {self._before[-1]} steps"
 
@@ -130,8 +135,9 @@ class Session:
             self.look = self.watch.look(self.hardening.model)
             tell(self.progress("looked", step.parts, step))
             if stage.floored and self.look.kept < self.job.floor:
-                undone = True
-                ended = f"utility fell to {self.look.kept:.0%} of the target's, below the floor of {self.job.floor:.0%}"
+                self._below = step.step if self._below is None else self._below
+                undone = last or step.step - self._below >= PATIENCE * stage.steps
+                ended = f"utility was {self.look.kept:.0%} of the target's, below the floor of {self.job.floor:.0%}" if undone else ""
             elif stage.until is not None and self.look.kept >= stage.until:
                 ended = f"utility was back at {self.look.kept:.0%} of the target's"
             elif stage.floored and not last:
@@ -139,6 +145,7 @@ class Session:
                     {name: value.to("cpu", copy=True) for name, value in self.hardening.trained().items()},
                     step.step,
                 )
+                self._below = None
         if ended:
             self._end(stage, step, ended, undone, tell)
 
@@ -153,7 +160,7 @@ class Session:
             self.look = self.watch.look(self.hardening.model)
         else:
             self.hardening.end_stage()
-        self._good, self._good_step = {}, 0
+        self._good, self._good_step, self._below = {}, 0, None
         entry = {
             "name": stage.name,
             "steps": stage.steps,
@@ -175,6 +182,7 @@ class Session:
             "hardening": snapshot.record,
             "ended": self.ended,
             "good_step": self._good_step,
+            "below": self._below,
             "look": None if self.look is None else [self.look.utility, self.look.kept],
             "threads": torch.get_num_threads(),
         }

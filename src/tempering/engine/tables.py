@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tempering.engine.results import COUNTS, NO_SPEND, SPEND, Probe, Tables, Trial
 from tempering.engine.units import Unit, Work
 
-MEASURES = ("harm", "refusal", "utility", "over_refusal", "coherence", "divergence")
+MEASURES = ("harm", "refusal", "utility", "over_refusal", "borderline", "coherence", "divergence")
 """Measurements that every trajectory table has a column for; NaN where no evaluator gave it."""
 
 

@@ -128,7 +128,7 @@ class Evaluator(ABC):
         Config: pydantic settings.
         source: paper or other origin.
         measures: names of the numbers it returns. The names that economics reads are ``harm``, ``refusal``, ``utility``,
-            ``over_refusal``, ``coherence`` and ``divergence``.
+            ``over_refusal``, ``borderline``, ``coherence`` and ``divergence``.
     """
 
     Config: ClassVar[type[Settings]]

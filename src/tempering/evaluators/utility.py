@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
-from tempering.data.records import Example, Role
+from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import Verdict
+from tempering.evaluators._judging import share_answered_well
 from tempering.study import Settings
 
 
@@ -30,10 +29,4 @@ class Utility(Evaluator):
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """Judge the responses to the benign prompts."""
         examples, verdicts = subject.view.benign, subject.verdicts(Role.BENIGN)
-        served = sum(_well_answered(example, verdict) for example, verdict in zip(examples, verdicts, strict=True))
-        return {"utility": served / len(examples) if examples else math.nan}
-
-
-def _well_answered(example: Example, verdict: Verdict) -> bool:
-    # A benign question without a known answer may well be answered in a word or two, which the judge calls evasion.
-    return verdict is Verdict.USEFUL or (not example.accept and verdict is Verdict.EVASION)
+        return {"utility": share_answered_well(examples, verdicts)}

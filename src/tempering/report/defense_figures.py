@@ -122,7 +122,7 @@ def _dot_in_cloud(axes: Axes, row: DefenseRow, top: float) -> None:
     if not row.best.bound:
         bottom = max(row.best.low, axes.get_ylim()[0])
         axes.plot([x, x], [bottom, row.best.high if math.isfinite(row.best.high) else y], color=colour, linewidth=1.2, alpha=0.55, zorder=2)
-    hollow = row.over_refusal.value > 1 - KEPT
+    hollow = row.spoils_borderline
     face, edge = (SURFACE, colour) if hollow else (colour, SURFACE)
     axes.plot(x, y, marker="o", markersize=6, markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.3 if hollow else 0.9, zorder=4)
 

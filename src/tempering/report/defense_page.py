@@ -99,6 +99,7 @@ def _line(row: DefenseRow, families: Sequence[str]) -> dict[str, Any]:
         "families": cells,
         "utility": _share(row.utility),
         "over_refusal": _share(row.over_refusal),
+        "borderline": _share(row.borderline),
         "coherence": _share(row.coherence),
         "lesson": _ratio(row.lesson, tint=False),
         "training": flops(row.training),
@@ -130,6 +131,7 @@ def _control(control: ControlRow, families: Sequence[str]) -> dict[str, Any]:
         "families": [{"title": name[:1].upper() + name[1:], "price": _spent(control.families.get(name, math.nan))} for name in families],
         "utility": share(control.utility),
         "over_refusal": share(control.over_refusal),
+        "borderline": share(control.borderline),
         "coherence": share(control.coherence),
         "lesson": f"{count(control.lesson)} steps" if math.isfinite(control.lesson) else NOTHING,
     }

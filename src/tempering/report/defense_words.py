@@ -63,7 +63,9 @@ def _tax(row: DefenseRow) -> str:
     parts = []
     if math.isfinite(row.utility_kept.value):
         parts.append(f"leaves {row.utility_kept} of utility")
-    if math.isfinite(row.over_refusal.value):
+    if math.isfinite(row.borderline.value):
+        parts.append(f"answers {row.borderline} of borderline prompts well")
+    elif math.isfinite(row.over_refusal.value):
         parts.append(f"refuses {row.over_refusal} of borderline prompts")
     if row.lesson.told and not row.lesson.bound and row.lesson.middle == "1.0×":
         parts.append("leaves an honest user's fine-tuning as quick as it was")
@@ -94,8 +96,8 @@ def _and(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
-_COLUMNS = ("Defence", "Best attacker", "By", "Utility", "Over-refusal", "Lesson", "Training", "Knowledge")
-_KEPT_LONGEST = ("Defence", "Best attacker", "Utility", "Over-refusal", "Lesson", "By", "Training", "Knowledge")
+_COLUMNS = ("Defence", "Best attacker", "By", "Utility", "Over-refusal", "Borderline", "Lesson", "Training", "Knowledge")
+_KEPT_LONGEST = ("Defence", "Best attacker", "Utility", "Borderline", "Lesson", "By", "Training", "Knowledge", "Over-refusal")
 """Columns in the order in which a narrow terminal keeps them."""
 
 
@@ -121,6 +123,7 @@ def comparison_lines(assessment: Assessment) -> tuple[tuple[str, ...], list[tupl
             "By": control.attack or NOTHING,
             "Utility": share(control.utility),
             "Over-refusal": share(control.over_refusal),
+            "Borderline": share(control.borderline),
             "Lesson": f"{count(control.lesson)} steps" if math.isfinite(control.lesson) else NOTHING,
         }
         lines.append(("dim", undefended))
@@ -167,6 +170,7 @@ def _cells(row: DefenseRow) -> dict[str, str]:
         "By": row.attack or NOTHING,
         "Utility": str(row.utility),
         "Over-refusal": str(row.over_refusal),
+        "Borderline": str(row.borderline),
         "Lesson": _short(row.lesson),
         "Training": row.training_words,
         "Knowledge": row.verdict or NOTHING,

@@ -21,6 +21,7 @@ MEASURES = {
     "refusal": "refusal",
     "utility": "utility",
     "over_refusal": "over-refusal",
+    "borderline": "borderline answered",
     "coherence": "coherence",
 }
 """The measurements that the page shows of the untouched target."""

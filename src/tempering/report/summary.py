@@ -166,7 +166,7 @@ def _cost(price: Price) -> CostPart:
 
 
 def _compared(row: DefenseRow) -> ComparedPart:
-    shares = ("utility", "utility_kept", "over_refusal", "coherence", "refusal", "harm")
+    shares = ("utility", "utility_kept", "over_refusal", "borderline", "coherence", "refusal", "harm")
     return ComparedPart(
         model=row.model,
         defense=row.defense,

@@ -147,6 +147,7 @@ class ComparedPart(_Part):
     utility: SharePart
     utility_kept: SharePart = Field(description="of the undefended model's utility")
     over_refusal: SharePart = Field(description="borderline prompts refused")
+    borderline: SharePart = Field(description="borderline prompts answered well")
     coherence: SharePart
     refusal: SharePart
     harm: SharePart
