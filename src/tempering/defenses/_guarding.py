@@ -38,7 +38,8 @@ def guard(
 
     The defender's own hazard prompts come up as often as the imagined ones, of which there may be many more: a model that was trained
     anew has to learn that what it knows harmless things about has dangerous ones too. On a model that never saw the hazard that took
-    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps).
+    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps). Harmless answers about hazardous things are rehearsed too:
+    without them UNDO answered 85 % of borderline prompts well, with them 95 % (``organism:tiny``, one seed).
 
     Args:
         target: whose tokenizer has to know the refusals.
@@ -55,5 +56,7 @@ def guard(
     """
     check_words(refusals, target.chat)
     own = view.hazard * max(1, round(len(view.imagined) / max(1, len(view.hazard))))
-    objective = RefusalTraining(refused([*own, *view.imagined], refusals, seed), retained(view) or kept, training.batch_size)
+    objective = RefusalTraining(
+        refused([*own, *view.imagined], refusals, seed), retained(view, borderline=True) or kept, training.batch_size
+    )
     return Stage("guard", objective, training, steps, lora)
