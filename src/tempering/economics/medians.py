@@ -42,7 +42,19 @@ import numpy.typing as npt
 from tempering.economics.binomial import CONFIDENCE, TAILS, enclosing, place, runs_needed, share_interval
 from tempering.economics.survival import Floats, kaplan_meier, turnbull
 
-__all__ = ["CONFIDENCE", "FEW_SEEDS", "TAILS", "Curve", "Median", "carried_on", "cost_to_break", "median_of", "quantile_of", "quantiles"]
+__all__ = [
+    "CONFIDENCE",
+    "FEW_SEEDS",
+    "TAILS",
+    "Curve",
+    "Median",
+    "carried_on",
+    "cost_to_break",
+    "interval_of",
+    "median_of",
+    "quantile_of",
+    "quantiles",
+]
 
 FEW_SEEDS = runs_needed(0.5)
 """With n runs the interval from the smallest to the largest covers the true median with probability 1 − 2^(1 − n): 50 % for
@@ -127,17 +139,22 @@ def quantile_of(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_], *, q
         ended: runs that came to an end without a usable break before the budget did, shape [n].
         quantile: share of the runs that must have broken, in (0, 1); the median unless told.
     """
-    carried = carried_on(lower, upper, ended)
-    least, most = enclosing(len(lower), quantile)
     middle = place(len(lower), quantile)
-    ends, survival = turnbull(carried, upper)
+    ends, survival = turnbull(carried_on(lower, upper, ended), upper)
     reached = np.flatnonzero(survival <= 1 - quantile + _ACCURACY)
     if int(np.isfinite(upper).sum()) < middle or not len(reached):
         seen = np.sort(lower)
+        least, _ = enclosing(len(lower), quantile)
         return Median(None, float(seen[least - 1]), math.inf, censored=True, exceeds=float(seen[middle - 1]))
     value = float(ends[reached[0]])
-    low, high = float(np.sort(carried)[least - 1]), float(np.sort(upper)[most - 1])
+    low, high = interval_of(lower, upper, ended, quantile=quantile)
     return Median(value, min(low, value), max(high, value), censored=False)
+
+
+def interval_of(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_], *, quantile: float = 0.5) -> tuple[float, float]:
+    """The 95 % interval alone, of a quantile that is not censored; arguments as of :func:`quantile_of`."""
+    least, most = enclosing(len(lower), quantile)
+    return float(np.sort(carried_on(lower, upper, ended))[least - 1]), float(np.sort(upper)[most - 1])
 
 
 def carried_on(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_]) -> Floats:

@@ -69,8 +69,8 @@ class LogRank:
 
 def pooled(defended: Costs, control: Costs) -> tuple[Floats, Floats]:
     """Lower and upper ends of both sides, the defended first; runs that ended carried on to the largest spend of both."""
-    lower, upper, ended = (np.concatenate([getattr(costs, name) for costs in (defended, control)]) for name in ("lower", "upper",
-    "ended")) return carried_on(lower, upper, ended), upper
+    lower, upper, ended = (np.concatenate([getattr(costs, name) for costs in (defended, control)]) for name in ("lower", "upper", "ended"))
+    return carried_on(lower, upper, ended), upper
 
 
 def scores(lower: Floats, upper: Floats) -> Floats:
@@ -124,9 +124,10 @@ def log_rank(defended: Costs, control: Costs, *, pairing: bool | None = None, se
 
 def _ways(halves: Floats, rest: Floats, chosen: int, seed: int) -> tuple[Floats, bool]:
     """The statistic under every way to put the labels, or under draws of them, and whether these are all."""
-    if 2 ** len(halves) * math.comb(len(rest), chosen) <= _MOST_WAYS:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(halves)))).reshape(-1, len(halves))
-        picks = np.array(list(itertools.combinations(range(len(rest)), chosen)), dtype=np.int64).reshape(-1, chosen)
+    swaps, choices = 2 ** len(halves), math.comb(len(rest), chosen)
+    if swaps * choices <= _MOST_WAYS:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(halves)))).reshape(swaps, len(halves))
+        picks = np.array(list(itertools.combinations(range(len(rest)), chosen)), dtype=np.int64).reshape(choices, chosen)
         return np.add.outer(signs @ halves, rest[picks].sum(axis=1)).ravel(), True
     draws = np.random.default_rng(seed)
     signs = draws.choice((-1.0, 1.0), size=(_DRAWS, len(halves)))

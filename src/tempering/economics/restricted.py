@@ -122,10 +122,21 @@ def restricted_mean(costs: Costs, axis: Axis) -> Estimate:
         costs: of every seed; at least one.
         axis: floor and horizon.
     """
-    low, high = _known(costs, axis)
-    below, above = _ends(low, high, axis)
-    value = _area(costs, axis)
-    return Estimate(value, min(below, value), max(above, value))
+    value = area(costs, axis)
+    low, high = mean_interval(costs, axis)
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def area(costs: Costs, axis: Axis) -> float:
+    """The restricted mean alone: log10 of the floor, and the area under Turnbull's curve from there to the horizon."""
+    ends, survival = turnbull(_lower(costs, axis), costs.upper)
+    steps = np.concatenate([[axis.floor], ends, [axis.horizon]])
+    return float(axis.logs(steps[:1])[0] + np.diff(axis.logs(steps)) @ np.concatenate([[1.0], survival]))
+
+
+def mean_interval(costs: Costs, axis: Axis) -> tuple[float, float]:
+    """The interval alone; arguments as of :func:`restricted_mean`."""
+    return _ends(*_known(costs, axis), axis)
 
 
 def restricted_difference(defended: Costs, control: Costs, axis: Axis) -> Estimate:
@@ -136,25 +147,26 @@ def restricted_difference(defended: Costs, control: Costs, axis: Axis) -> Estima
         control: below it; at least one seed. Paired where both have the same seeds.
         axis: floor and horizon of both.
     """
+    value = area(defended, axis) - area(control, axis)
+    low, high = difference_interval(defended, control, axis)
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def difference_interval(defended: Costs, control: Costs, axis: Axis) -> tuple[float, float]:
+    """The interval alone; arguments as of :func:`restricted_difference`."""
     above, below = (_by_seed(costs) for costs in (defended, control))
-    value = _area(above, axis) - _area(below, axis)
     if min(len(above.seeds), len(below.seeds)) < 2:
-        return Estimate(value, -axis.length, axis.length)
+        return -axis.length, axis.length
     (low, high), (control_low, control_high) = _known(above, axis), _known(below, axis)
-    least, most = (mean.mean() - other.mean() for mean, other in ((low, control_high), (high, control_low)))
-    paired = np.array_equal(above.seeds, below.seeds)
-    together = _correlation(low, control_low) if paired else 0.0
-    (reach_down, reach_up), (other_down, other_up) = (
-        (lows.mean() - ends[0], ends[1] - highs.mean())
-        for lows, highs, ends in ((one, two, _ends(one, two, axis)) for one, two in ((low, high), (control_low, control_high)))
-    )
-    if paired:
-        down, up = _student(low - control_high), _student(high - control_low)
+    down, up = _reach(low, high, axis)
+    control_down, control_up = _reach(control_low, control_high, axis)
+    if np.array_equal(above.seeds, below.seeds):
+        together, apart = _correlation(low, control_low), (_student(low - control_high), _student(high - control_low))
     else:
-        down, up = _welch(low, control_high), _welch(high, control_low)
-    down = max(down, _joined(reach_down, other_up, together))
-    up = max(up, _joined(reach_up, other_down, together))
-    return Estimate(value, max(-axis.length, min(least - down, value)), min(axis.length, max(most + up, value)))
+        together, apart = 0.0, (_welch(low, control_high), _welch(high, control_low))
+    least = low.mean() - control_high.mean() - max(apart[0], _joined(down, control_up, together))
+    most = high.mean() - control_low.mean() + max(apart[1], _joined(up, control_down, together))
+    return float(max(-axis.length, least)), float(min(axis.length, most))
 
 
 def restricted_means(
@@ -229,13 +241,6 @@ def _lower(costs: Costs, axis: Axis) -> Floats:
     return np.where(costs.ended & np.isinf(costs.upper), np.maximum(costs.lower, axis.horizon), costs.lower)
 
 
-def _area(costs: Costs, axis: Axis) -> float:
-    """log10 of the floor, and the area under Turnbull's curve from there to the horizon."""
-    ends, survival = turnbull(_lower(costs, axis), costs.upper)
-    steps = np.concatenate([[axis.floor], ends, [axis.horizon]])
-    return float(axis.logs(steps[:1])[0] + np.diff(axis.logs(steps)) @ np.concatenate([[1.0], survival]))
-
-
 def _ends(low: Floats, high: Floats, axis: Axis) -> tuple[float, float]:
     """The ends of the interval of one mean."""
     top = math.log10(axis.horizon)
@@ -243,6 +248,12 @@ def _ends(low: Floats, high: Floats, axis: Axis) -> tuple[float, float]:
         return top - axis.length, top
     below = min(low.mean() - _student(low), top - _most_shortfall(top - low, axis.length))
     return float(max(below, top - axis.length)), float(min(high.mean() + _student(high), top))
+
+
+def _reach(low: Floats, high: Floats, axis: Axis) -> tuple[float, float]:
+    """How far the interval of a mean reaches below what is known of it, and above."""
+    below, above = _ends(low, high, axis)
+    return low.mean() - below, above - high.mean()
 
 
 def _most_shortfall(shortfall: Floats, length: float) -> float:
