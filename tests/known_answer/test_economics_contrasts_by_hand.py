@@ -63,6 +63,13 @@ def test_six_pairs_are_swapped():
     assert (test.kind, test.p_value) == (SWAPPED, pytest.approx(2 / 64))
 
 
+def test_seeds_of_one_side_only_are_permuted():
+    test = log_rank(exactly(6, 7, 8, 9, 10), exactly(1, 2, 3, 4, 5, first=10))
+    assert (test.kind, test.p_value) == (PERMUTED, pytest.approx(2 / 252))
+    # Four pairs and two more on one side: 2^4 · 1 ways, too few.
+    assert log_rank(exactly(5, 6, 7, 8, 9, 10), exactly(1, 2, 3, 4)).kind == PERMUTED
+
+
 def test_sides_that_are_the_same_do_not_differ():
     side = costs((1, 2), (2, 4), (2, 4), (8, INF))
     assert log_rank(side, side).p_value == 1

@@ -184,7 +184,7 @@ def test_contrasts_of_a_study(study):
     assert set(table["against"]) == {"none"}
     row = table.set_index(["defense", "name", "currency"]).loc[("tar", "a", "flops")]
     assert (row["p_value"], row["permutation"]) == (pytest.approx(2 / 252), "permuted over runs")
-    assert row["p_adjusted"] >= row["p_value"]
+    assert row["p_adjusted"] == pytest.approx(4 / 252)  # the smaller of two attacks' p-values, or both the same
     assert row["hazard_status"] == "at_most"
     assert row["geometric_low"] > 1
     vaccine = table[(table["defense"] == "vaccine") & (table["scope"] == "attack")]
