@@ -125,13 +125,13 @@ def test_price_of_an_attack_that_breaks_twice_of_three_times(result):
 
 
 def test_price_of_an_attack_that_breaks_once_of_four_times(result):
-    # One of four broke: no number. Lower ends 0, 4, 1, 1, sorted 0, 1, 1, 4; the second smallest is 1: up to step 1 at most one
-    # of four can have broken, so the median cost exceeds 1 step.
+    # One of four broke: no number. The lower ends are 0, 1, 1, 4: the median of *these* exceeds 1 step, the second smallest. Of the true
+    # one four runs can say no more than that it exceeds the smallest: the run that failed before its first step.
     row = result.prices.set_index("attack").loc["b"]
     assert row[["broken", "held", "destroyed", "no_direction", "failed"]].tolist() == [1, 1, 1, 0, 1]
     assert row["steps_censored"]
     assert math.isnan(row["steps_median"])
-    assert row[["steps_low", "steps_high"]].tolist() == [1, math.inf]
+    assert row[["steps_low", "steps_high"]].tolist() == [0, math.inf]
 
 
 def test_price_where_there_was_no_direction(result):
@@ -146,8 +146,11 @@ def test_survival_curve_by_hand(result):
     assert curve["spend"].tolist() == [0, 1, 2, 4]
     assert curve["survival"].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 1 / 3], abs=1e-6)
     assert curve["kaplan_meier"].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 1 / 3])
-    # Of 27 resamples 8 lack the second run (S(1) = 1) and 1 holds it thrice (S(1) = 0, 3.7 % > 2.5 %).
-    assert curve.iloc[1][["low", "high"]].tolist() == pytest.approx([0, 1], abs=1e-6)
+    # Two of three are unbroken after one step. Shares p of which 2.5 % of the samples show so many or more, 3 p² − 2 p³ = .025, and so
+    # many or fewer, p³ = .975.
+    low, high = curve.iloc[1][["low", "high"]]
+    assert 3 * low**2 - 2 * low**3 == pytest.approx(0.025)
+    assert high**3 == pytest.approx(0.975)
 
 
 def test_cheapest_is_the_only_one_with_a_number(result):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tempering.economics import bootstrap
-from tempering.economics.survival import kaplan_meier, rank, turnbull
+from tempering.economics.survival import kaplan_meier, turnbull
 
 # Months to cosmetic deterioration of the breast, 46 women with radiotherapy only, 100 = not seen. Beadle et al. 1984; Finkelstein
 # and Wolfe 1985 (Biometrics 41, 933-945); here as in the data set "cosmesis" of the R package MLEcens.
@@ -47,15 +46,6 @@ def test_turnbull_on_breast_cosmesis():
     for month, share in PRINTED.items():
         assert found[month] == pytest.approx(share, abs=6e-4), month
     assert found[24] == pytest.approx(PRINTED[12], abs=6e-4)  # no mass in between
-
-
-def test_batched_turnbull_on_breast_cosmesis():
-    lower, upper = cosmesis()
-    ranked = rank(lower, upper)
-    curve = bootstrap.fit(ranked, np.ones((1, len(lower)), dtype=np.int64)).survival(len(ranked.ends))[0]
-    found = dict(zip(ranked.ends.tolist(), curve, strict=True))
-    for month, share in PRINTED.items():
-        assert found[month] == pytest.approx(share, abs=2e-3), month
 
 
 def test_turnbull_agrees_with_em_on_unit_cells():

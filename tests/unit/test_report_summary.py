@@ -67,7 +67,8 @@ def test_its_numbers_are_those_of_economics(document):
 
 def test_a_held_attack_keeps_its_bound(document):
     held = next(entry for entry in document["attacks"] if entry["attack"] == "identity_shift")
-    assert held["cost_to_break"]["steps"] == {"median": None, "low": 200.0, "high": None, "censored": True}
+    # One of its three runs was watched for 6 steps only, and of three runs only the smallest bounds the true median.
+    assert held["cost_to_break"]["steps"] == {"median": None, "low": 6.0, "high": None, "censored": True}
     assert held["utility_kept"] is None
 
 

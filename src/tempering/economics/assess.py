@@ -95,10 +95,9 @@ def assess(
                 runs[f"{currency}_lower"].to_numpy(),
                 runs[f"{currency}_upper"].to_numpy(),
                 runs["outcome"].isin(ENDED).to_numpy(),
-                seed=seed,
             )
             curves.append(pd.DataFrame({**group, "currency": currency, **{column: getattr(curve, column) for column in _SURVIVAL}}))
-        rows.append({**group, **_row(runs, costs, seed)})
+        rows.append({**group, **_row(runs, costs)})
     prices = _prices(rows)
     empty = pd.DataFrame(columns=[*GROUP, "currency", *_SURVIVAL]).astype(dict.fromkeys(_SURVIVAL, "float64"))
     survival = pd.concat(curves, ignore_index=True) if curves else empty
@@ -130,21 +129,21 @@ def _compare(
     )
 
 
-def _row(runs: pd.DataFrame, costs: dict[str, Median], seed: int) -> dict[str, Any]:
+def _row(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]:
     counts = runs["outcome"].value_counts()
     row: dict[str, Any] = {"trials": len(runs), **{outcome: int(counts.get(outcome, 0)) for outcome in OUTCOMES}}
     for currency, cost in costs.items():
         row[f"{currency}_median"] = np.nan if cost.value is None else cost.value
         row[f"{currency}_low"], row[f"{currency}_high"] = cost.low, cost.high
         row[f"{currency}_censored"] = cost.censored
-    row |= _with_search(runs, costs, seed)
+    row |= _with_search(runs, costs)
     row["best_recovered"] = runs["best_recovered"].max()
     row["utility_kept"] = runs["utility_kept"].dropna().median() if runs["utility_kept"].notna().any() else np.nan
     row["few_seeds"] = runs["seed"].nunique() < FEW_SEEDS
     return row
 
 
-def _with_search(runs: pd.DataFrame, costs: dict[str, Median], seed: int) -> dict[str, Any]:
+def _with_search(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]:
     """What the searches took, and the cost to break with them; each run's search is added to its own interval."""
     row: dict[str, Any] = {"search_trials": runs["search_trials"].median()}
     row |= {f"search_{currency}_median": runs[f"{currency}_search"].median() for currency in CURRENCIES}
@@ -153,7 +152,7 @@ def _with_search(runs: pd.DataFrame, costs: dict[str, Median], seed: int) -> dic
         total, search = costs[currency], runs[f"{currency}_search"].to_numpy()
         if search.any():
             lower, upper = (runs[f"{currency}_{end}"].to_numpy() + search for end in ("lower", "upper"))
-            total, _ = cost_to_break(lower, upper, ended, seed=seed)
+            total, _ = cost_to_break(lower, upper, ended)
         row[f"total_{currency}_median"] = np.nan if total.value is None else total.value
         row[f"total_{currency}_low"], row[f"total_{currency}_high"] = total.low, total.high
         row[f"total_{currency}_censored"] = total.censored

@@ -12,7 +12,8 @@ exact up to the spacing of the probes, which enters above and below alike.
 resample together, because they share data order and draws (Efron and Tibshirani 1993, ch. 8, on resampling the unit of sampling).
 Up to seven seeds every resample is enumerated, beyond that they are drawn; see :mod:`tempering.economics.bootstrap`.
 
-In a resample the medians lie in innermost intervals (a, b] with the defence and (c, d] without, so their ratio lies between a / d
+In a resample the m-th smallest cost is the median, and it lies between the m-th smallest lower end and the m-th smallest upper end,
+whatever it was that censored a run: in (a, b] with the defence and (c, d] without. So the ratio lies between a / d
 and b / c. The ends of the interval are the 2.5 % quantile of a / d and the 97.5 % quantile of b / c: the gap between two probes is part
 of it, as in every price.
 
@@ -20,6 +21,13 @@ of it, as in every price.
   where it closes. Otherwise every ratio to an attack with a single checkpoint would be unbounded.
 * A resample in which fewer than half of the runs got there has its median in (bound, ∞), with the bound of such a median.
 * A resample without any seed of one side says nothing, and is left out.
+
+In simulations with known truth and a tenth of the costs beyond the budget it covers 95 to 99 % of the time for costs seen exactly,
+five, ten or twenty seeds, paired or not: a percentile bootstrap of medians is a little too wide, not too narrow. Between probes spaced
+by a factor of √2 it covers 99 to 100 %: there the gap, above and below the line, is wider than the luck of the seeds.
+
+**Other quantiles** than the median take its place by parameter: the ratio of the cheapest quarter's costs, say. A quantile far from
+the median needs more seeds; see :func:`tempering.economics.binomial.runs_needed`.
 """
 
 from __future__ import annotations
@@ -32,8 +40,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tempering.economics import bootstrap
-from tempering.economics.medians import TAILS, Median, carried_on, fitted, median_intervals, median_of, quantiles
-from tempering.economics.survival import Floats, Integers, rank
+from tempering.economics.binomial import TAILS
+from tempering.economics.medians import Median, carried_on, quantile_of, quantiles
+from tempering.economics.survival import Floats, Integers
+
+_SLACK = 1e-9
+"""So that ⌈q n⌉ is what it is on paper."""
 
 Status = Literal["known", "at_least", "control_held", "free", "unknown"]
 
@@ -91,21 +103,34 @@ class Ratio:
 
 
 def ratio_of_medians(defended: Costs, control: Costs, *, seed: int = 0) -> Ratio:
-    """The ratio of two median costs.
+    """The ratio of two median costs; arguments as of :func:`ratio_of_quantiles`."""
+    return ratio_of_quantiles(defended, control, seed=seed)
+
+
+def ratio_of_quantiles(defended: Costs, control: Costs, *, quantile: float = 0.5, seed: int = 0) -> Ratio:
+    """The ratio of two quantiles of cost.
 
     Args:
         defended: above the line; at least one seed.
         control: below it; at least one seed. Seeds that both have are paired.
+        quantile: share of the seeds that must have got there, in (0, 1); the median unless told.
         seed: of the bootstrap's draws.
     """
-    above, below = (median_of(costs.lower, costs.upper, costs.ended, seed=seed) for costs in (defended, control))
+    above, below = (quantile_of(costs.lower, costs.upper, costs.ended, quantile=quantile) for costs in (defended, control))
     status = _status(above, below)
     if status not in ("known", "at_least"):
         return Ratio(status, math.nan, math.nan, math.nan, above, below)
     assert below.value is not None
-    value = (above.low if above.value is None else above.value) / below.value
-    low, high = _interval(defended, control, seed)
+    value = _reached(above) / below.value
+    low, high = ratio_interval(defended, control, quantile=quantile, seed=seed)
     return Ratio(status, value, min(low, value), math.inf if status == "at_least" else max(high, value), above, below)
+
+
+def _reached(above: Median) -> float:
+    """The value, or what the runs exceed."""
+    if above.value is not None:
+        return above.value
+    return above.low if above.exceeds is None else above.exceeds
 
 
 def _status(above: Median, below: Median) -> Status:
@@ -115,13 +140,14 @@ def _status(above: Median, below: Median) -> Status:
         return "free"
     if above.value is not None:
         return "known"
-    return "at_least" if above.low > 0 else "unknown"
+    return "at_least" if _reached(above) > 0 else "unknown"
 
 
-def _interval(defended: Costs, control: Costs, seed: int) -> tuple[float, float]:
+def ratio_interval(defended: Costs, control: Costs, *, quantile: float = 0.5, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval alone; arguments as of :func:`ratio_of_quantiles`."""
     seeds = np.union1d(defended.seeds, control.seeds)
     drawn = bootstrap.resamples(len(seeds), seed)
-    above, below = (_resampled(costs, seeds, drawn.counts) for costs in (defended, control))
+    above, below = (_resampled(costs, seeds, drawn.counts, quantile) for costs in (defended, control))
     with np.errstate(divide="ignore", invalid="ignore"):
         low = np.nan_to_num(above.opens / below.closes, nan=0.0, posinf=np.inf)
         high = np.nan_to_num(above.closes / below.opens, nan=np.inf, posinf=np.inf)
@@ -131,27 +157,26 @@ def _interval(defended: Costs, control: Costs, seed: int) -> tuple[float, float]
 
 
 @dataclass(frozen=True)
-class _Medians:
-    """Where each resample's median lies, in (opens, closes]; ``told`` is false where a resample holds no seed of this side."""
+class _Quantiles:
+    """Where each resample's quantile lies, in (opens, closes]; ``told`` is false where a resample holds no seed of this side."""
 
     opens: Floats
     closes: Floats
     told: npt.NDArray[np.bool_]
 
 
-def _resampled(costs: Costs, seeds: Integers, counts: Integers) -> _Medians:
+def _resampled(costs: Costs, seeds: Integers, counts: Integers, quantile: float) -> _Quantiles:
     own = counts[:, np.searchsorted(seeds, costs.seeds)]
-    told = own.sum(axis=1) > 0
-    own = np.ascontiguousarray(np.where(told[:, None], own, 1))
-    ranked = rank(carried_on(costs.lower, costs.upper, costs.ended), costs.upper)
-    opens, closes, found = median_intervals(ranked, fitted(ranked, own), own, np.isfinite(costs.upper))
-    opens = np.where(found, np.where(opens == 0, closes, opens), _bounds(costs.lower, own))
-    return _Medians(opens, np.where(found, closes, np.inf), told)
+    closes = _placed(costs.upper, own, quantile)
+    opens = _placed(carried_on(costs.lower, costs.upper, costs.ended), own, quantile)
+    # What lies beyond every run is bounded by what was seen alone.
+    opens = np.where(np.isfinite(closes), np.where(opens == 0, closes, opens), _placed(costs.lower, own, quantile))
+    return _Quantiles(opens, closes, own.sum(axis=1) > 0)
 
 
-def _bounds(lower: Floats, counts: Integers) -> Floats:
-    """What each resample's median exceeds where it is censored: the ⌈n/2⌉-th smallest lower end, shape [resamples]."""
-    order = np.argsort(lower, kind="stable")
-    enough = 2 * counts[:, order].cumsum(axis=1) >= counts.sum(axis=1, keepdims=True)
-    bounds: Floats = lower[order][enough.argmax(axis=1)]
-    return bounds
+def _placed(ends: Floats, counts: Integers, quantile: float) -> Floats:
+    """Each resample's ⌈q n⌉-th smallest end, shape [resamples]."""
+    order = np.argsort(ends, kind="stable")
+    enough = counts[:, order].cumsum(axis=1) >= quantile * counts.sum(axis=1, keepdims=True) - _SLACK
+    placed: Floats = ends[order][enough.argmax(axis=1)]
+    return placed
