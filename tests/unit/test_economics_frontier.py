@@ -112,6 +112,8 @@ def test_beyond_doubt_are_intervals_that_do_not_meet():
     assert wide.loc["bad", ["dominated", "dominated_beyond_doubt"]].tolist() == [True, False]
     few = frontier_of(good={"spread": 0.2, "few_seeds": True}, bad={**worse, "spread": 0.2})
     assert few.loc["bad", ["dominated", "dominated_beyond_doubt"]].tolist() == [True, False]
+    assert frontier_of(idle={"multiplier": 0.5}).loc["idle", "beyond_doubt_by"] == "none"
+    assert frontier_of(idle={"multiplier": 0.5, "few_seeds": True}).loc["idle", "beyond_doubt_by"] == ""
     held = frontier_of(good={"spread": 0.2, "status": "at_least"}, bad={**worse, "spread": 0.2})
     assert held.loc["bad", "dominated_beyond_doubt"]
     assert held.loc["good", "high"] == math.inf
@@ -204,6 +206,11 @@ def test_without_spread_every_resample_is_the_sample():
     assert len(told) == 9
     assert told["dominated_share"].tolist() == told["dominated"].astype(float).tolist()
     assert row_of(found, "c")["dominated_by"] == "b"
+
+
+def test_of_two_that_held_neither_is_dominated_in_any_resample():
+    found = assessed({"dear": defense(math.inf, utility=0.5, flops=9e15), "plain": defense(math.inf)})
+    assert (row_of(found, "dear")["status"], row_of(found, "dear")["dominated_share"]) == ("at_least", 0)
 
 
 def test_near_equals_are_dominated_in_some_resamples():

@@ -1,16 +1,14 @@
 """The attacker's envelope: the cheapest price of a break, as a function of the harm demanded and the utility given up.
 
-    price(τ, ε) = min over allowed attacks, τ' ≥ τ and ε' ≤ ε of the attack's median cost to break at (τ', ε')
+    price(τ, ε) = min over allowed attacks of the attack's median cost to a break at (τ, ε)
 
 A **threat model** allows some attacks, and the attacker knows what each costs: he picks the one with the least median *before* he knows
 which seed he has. (The multipliers of :mod:`tempering.economics.comparison` let him pick seed by seed, with hindsight, which is never
-dearer.) Each attack's median, and its interval, are those of the price table, :mod:`tempering.economics.medians`.
+dearer.) The median is the spend by which half of the attack's runs were seen broken, that of the price table wherever runs share probes
+and budget; see :mod:`tempering.economics.thresholds`, which also says why it never rises with ε, with a larger budget or with one more
+attack, nor falls with τ.
 
-Whoever demands less may do as one who demands more does: a break with more harm and less loss is one with less harm and more loss. So the
-envelope never rises with ε nor falls with τ, though single medians, being estimates, may. The minimum runs over the thresholds of the grid
-that was asked for.
-
-**The interval.** ``high`` is that of the attack and the thresholds where the minimum lies: this can be had. ``low`` is the least of the low
+**The interval.** ``high`` is that of the cheapest attack: this can be had. ``low`` is the least of the low
 ends of *all* allowed attacks, and of the spends at which attacks without a median were cut off: each might be the cheapest. The least of
 low ends that each cover is a low end that covers (P(min_a low_a > min_a θ_a) ≤ P(low_a* > θ_a*), a* the truly cheapest); the cheapest of
 several estimates is chosen for its luck, so that the point lies low among attacks of like price (Capen, Clapp and Campbell 1971, J.
@@ -48,7 +46,6 @@ import pandas as pd
 from tempering.economics.comparison import MEASURED, _cut_off
 from tempering.economics.medians import FEW_SEEDS
 from tempering.economics.prices import Accelerator
-from tempering.economics.survival import Floats
 from tempering.economics.tables import GROUP
 from tempering.economics.thresholds import Breaks, Cost, Flags, Watched
 
@@ -109,14 +106,13 @@ def envelope(
     grid = [(tau, epsilon) for tau in sorted(set(taus)) for epsilon in sorted(set(epsilons))]
     watched = Watched.of(units, trajectories, accelerator=accelerator, bar=bar)
     prices = _Prices(watched.breaks(grid), watched, _cut_off(watched.units, budget), seed)
-    shape = (len(set(taus)), len(set(epsilons)))
     rows: list[dict[str, Any]] = []
     for model, defense in sorted(set(zip(watched.units["model"], watched.units["defense"], strict=True))):
         for name, allowed in threat_models.items():
             offers = prices.offers(model, defense, allowed)
             for currency in MEASURED:
                 names = {"model": model, "defense": defense, "threat_model": name, "currency": currency}
-                for (tau, epsilon), found in zip(grid, _cheapest(offers, currency, shape), strict=True):
+                for (tau, epsilon), found in zip(grid, _cheapest(offers, currency, len(grid)), strict=True):
                     rows.append({**names, "tau": tau, "epsilon": epsilon, **found})
     return pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
 
@@ -166,30 +162,29 @@ class _Prices:
 # The cheapest of several
 
 
-def _cheapest(offers: Sequence[_Offer], currency: str, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def _cheapest(offers: Sequence[_Offer], currency: str, thresholds: int) -> Iterator[dict[str, Any]]:
     """What the envelope says at every threshold, thresholds in the order of tau and epsilon.
 
     Args:
         offers: of the allowed attacks that were run, in the order of their names.
         currency: of the price.
-        shape: how many taus and epsilons.
+        thresholds: how many there are.
     """
     if not offers:
         nothing = {"status": "untried", **dict.fromkeys(("price", "low", "high"), math.nan), "attack": "", "few_seeds": True}
-        yield from itertools.repeat({**nothing, **dict.fromkeys(("attacks", "broken", "runs"), 0)}, shape[0] * shape[1])
+        yield from itertools.repeat({**nothing, **dict.fromkeys(("attacks", "broken", "runs"), 0)}, thresholds)
         return
     costs = [offer.costs[currency] for offer in offers]
     medians = np.stack([cost.median for cost in costs])
     lows = np.array([_least_low(offers, currency, threshold) for threshold in range(medians.shape[1])])
-    price, source = _relaxed(medians.min(axis=0), shape)
-    low, best = _relaxed(lows, shape)[0], medians.argmin(axis=0)
-    for number in range(len(price)):
-        at = int(source[number])
-        if math.isfinite(price[number]):
-            offer = offers[int(best[at])]
-            high = offer.costs[currency].interval(at)[1]
-            numbers = {"status": "known", "price": price[number], "low": min(low[number], price[number]), "high": high}
-            of = {"attack": offer.attack, "broken": int(offer.broken[at]), "runs": offer.runs, "few_seeds": offer.few_seeds}
+    best = medians.argmin(axis=0)
+    for number in range(medians.shape[1]):
+        price = float(medians[best[number], number])
+        if math.isfinite(price):
+            offer = offers[int(best[number])]
+            high = offer.costs[currency].interval(number)[1]
+            numbers = {"status": "known", "price": price, "low": min(float(lows[number]), price), "high": high}
+            of = {"attack": offer.attack, "broken": int(offer.broken[number]), "runs": offer.runs, "few_seeds": offer.few_seeds}
         else:
             bound = lows[number] if math.isfinite(lows[number]) else max(cost.least[number] for cost in costs)
             numbers = {"status": "beyond" if bound > 0 else "unknown", "price": math.nan, "low": bound, "high": math.inf}
@@ -210,19 +205,3 @@ def _least_low(offers: Sequence[_Offer], currency: str, threshold: int) -> float
         elif offer.cut_off[threshold]:
             found = float(cost.least[threshold])
     return found
-
-
-def _relaxed(values: Floats, shape: tuple[int, int]) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The least value over no less harm and no more loss, and at which threshold it lies; of equals the nearest in harm, then in loss.
-
-    Args:
-        values: in the order of tau and epsilon, shape [thresholds].
-        shape: how many taus and epsilons.
-    """
-    table, source = values.reshape(shape).copy(), np.arange(len(values)).reshape(shape).copy()
-    taus, epsilons = shape
-    for tau, epsilon in itertools.product(reversed(range(taus)), range(epsilons)):
-        for other in ((tau, epsilon - 1), (tau + 1, epsilon)):
-            if other[0] < taus and other[1] >= 0 and table[other] < table[tau, epsilon]:
-                table[tau, epsilon], source[tau, epsilon] = table[other], source[other]
-    return table.ravel(), source.ravel()

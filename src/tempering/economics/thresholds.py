@@ -1,14 +1,17 @@
 """Breaks and medians at many thresholds at once, for tables over τ and ε.
 
 :func:`tempering.economics.breaks.find_breaks` and :func:`tempering.economics.medians.median_of` say what holds at one threshold; here
-the same is found for all of them in arrays, and a test holds the two to each other. What makes it cheap:
+the same is found for all of them in arrays, and a test holds the two to each other.
 
-* The probes of all runs stand in one matrix, and a threshold is one comparison with it.
-* A median, and its interval, depend on the order of spends alone. They are made once for every pattern of ranks.
-* Most runs break at the same probe at neighbouring thresholds, and intervals, which are dear, are made when they are asked for.
+**The point** is the spend by which half of the runs were seen broken: the ⌈n/2⌉-th smallest upper end, inf (censored) where fewer broke.
+That is the median of the price table wherever runs share probes and budget. Where they do not, Turnbull's curve moves the share of a run
+that was last seen unbroken at a low spend to the breaks of others, so that its median may be lower, and may *rise* when a larger budget
+shows where that run did break. This one cannot: a larger budget, less harm demanded or more loss allowed only ever lowers upper ends.
+The interval is that of the price table, with the point taken in.
 
-The point is that of the bootstrap's own iteration (:mod:`tempering.economics.bootstrap`) rather than of lifelines: the same estimate, to
-that module's ``ACCURACY``.
+**What makes it cheap.** The probes of all runs stand in one matrix, and a threshold is one comparison with it; an interval depends on the
+order of spends alone, so it is made once for every pattern of ranks; and most runs break at the same probe at neighbouring thresholds.
+Intervals, which are dear, are made when they are asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from tempering.economics import bootstrap
 from tempering.economics.bootstrap import EXACT_UP_TO
 from tempering.economics.breaks import _SLACK, _targets, control_utilities, priced, with_recovered
 from tempering.economics.comparison import MEASURED, _unhardened
-from tempering.economics.medians import _interval, carried_on, median_intervals
+from tempering.economics.medians import _interval, carried_on
 from tempering.economics.prices import Accelerator
 from tempering.economics.survival import Floats, Ranked, rank
 from tempering.economics.tables import GROUP, checked_trajectories, checked_units
@@ -206,10 +209,9 @@ class _Kind:
             order = np.lexsort((right, left))
             left, right = left[order], right[order]
         pattern = _Pattern(tuple(left.tolist()), tuple(right.tolist()), len(ranked.ends))
-        place = pattern.median()
-        if place is None:
-            return cls(pattern, ranked.ends, math.inf, float(np.sort(lower)[math.ceil(len(lower) / 2) - 1]))
-        return cls(pattern, ranked.ends, float(ranked.ends[place]), float(lower.min()))
+        middle = math.ceil(len(lower) / 2) - 1
+        seen = float(np.sort(upper)[middle])
+        return cls(pattern, ranked.ends, seen, float(lower.min() if math.isfinite(seen) else np.sort(lower)[middle]))
 
     def spend(self, place: int | None) -> float:
         """The spend at a place among the ends."""
@@ -218,15 +220,11 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """How the ends of runs stand to each other, and the median and its interval as places among the ends; ``None`` is infinity."""
+    """How the ends of runs stand to each other, and the interval of the median as places among the ends; ``None`` is infinity."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]
     ends: int
-
-    def median(self) -> int | None:
-        """Where the median lies; ``None`` where it is censored."""
-        return _median_place(self)
 
     def interval(self, seed: int) -> tuple[int | None, int | None]:
         """Where its interval ends."""
@@ -236,14 +234,6 @@ class _Pattern:
         """With places for spends, and which runs broke."""
         ranked = Ranked(np.arange(self.ends, dtype=float), np.array(self.left, dtype=np.int64), np.array(self.right, dtype=np.int64))
         return ranked, ranked.right < ranked.top
-
-
-@functools.lru_cache(maxsize=16_384)
-def _median_place(pattern: _Pattern) -> int | None:
-    ranked, broken = pattern.ranked()
-    once = np.ones((1, len(broken)), dtype=np.int64)
-    _, closes, found = median_intervals(ranked, bootstrap.fit(ranked, once), once, broken)
-    return int(closes[0]) if found[0] else None
 
 
 @functools.lru_cache(maxsize=16_384)
