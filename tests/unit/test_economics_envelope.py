@@ -207,6 +207,14 @@ def test_an_attack_cut_off_below_the_price_lowers_the_low_end():
     assert (row["price"], row["low"], row["high"], row["attack"]) == (64, 10, 64, "b")
 
 
+def test_the_low_end_is_the_least_of_all_attacks():
+    # Of a's nine runs one broke in (1, 2] and all others in (8, 16], so its interval is that; b's is (5, 20].
+    runs = {("none", "a", seed): [(0, 0.0), (8, 0.0), (16, 1.0)] if seed else [(0, 0.0), (1, 0.0), (2, 1.0)] for seed in range(9)}
+    runs |= {("none", "b", seed): [(0, 0.0), (5, 0.0), (20, 1.0)] for seed in range(9)}
+    row = one(made(study(runs), taus=[0.5], epsilons=[0.1]))
+    assert (row["price"], row["low"], row["high"], row["attack"]) == (16, 5, 16, "a")
+
+
 def test_runs_that_came_to_nothing_are_never_dropped():
     runs = {("none", "a", seed): climbs(1, 2, 4) for seed in range(2)}
     runs |= {("none", "a", seed): [(0, 0.0), (1, 0.0), "failed"] for seed in range(2, 5)}
