@@ -53,6 +53,7 @@ _STEPS = 60
 _GAIN = 1e-10
 _DOUBLINGS = 24
 _HALVINGS = 40
+_NARROWINGS = 8
 
 
 @dataclass(frozen=True)
@@ -166,20 +167,28 @@ def _ends(profile: Callable[[Floats], Floats], middle: Floats, best: Floats, rea
 
 
 def _end(profile: Callable[[Floats], Floats], middle: Floats, best: Floats, reach: Floats, limit: Floats) -> Floats:
+    def excess(distance: Floats) -> Floats:
+        return np.asarray(2 * (best - profile(middle + distance * reach)) - limit)
+
     inside, outside = np.zeros(len(middle)), np.ones(len(middle))
+    below, above = -limit, excess(outside)
     for _ in range(_DOUBLINGS):
-        within = 2 * (best - profile(middle + outside * reach)) < limit
+        within = above < 0
         if not within.any():
             break
-        inside, outside = np.where(within, outside, inside), np.where(within, 2 * outside, outside)
-    endless = within
-    for _ in range(_HALVINGS):
-        if ((outside - inside) < 1e-6 * outside)[~endless].all():
-            break
+        inside, below = np.where(within, outside, inside), np.where(within, above, below)
+        outside = np.where(within, 2 * outside, outside)
+        above = excess(outside)
+    endless = above < 0
+    for _ in range(_NARROWINGS):
         half = (inside + outside) / 2
-        within = 2 * (best - profile(middle + half * reach)) < limit
-        inside, outside = np.where(within, half, inside), np.where(within, outside, half)
-    return np.where(endless, np.sign(reach) * np.inf, middle + outside * reach)
+        found = excess(half)
+        within = found < 0
+        inside, below = np.where(within, half, inside), np.where(within, found, below)
+        outside, above = np.where(within, outside, half), np.where(within, above, found)
+    # On so short a piece the ratio is straight.
+    crossing = inside + (outside - inside) * np.clip(-below / np.where(above > below, above - below, 1.0), 0.0, 1.0)
+    return np.where(endless, np.sign(reach) * np.inf, middle + crossing * reach)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Group:
             return 1.0
         if price == math.inf:
             return 0.0
-        distance = math.log(self.budget) - math.log(self.skill) - math.log(price)
+        distance = math.log(self.budget / (self.skill * price))
         spread = math.hypot(math.log(self.budget_spread), math.log(self.skill_spread))
         return float(ndtr(distance / spread)) if spread > 0 else float(distance >= 0)
 

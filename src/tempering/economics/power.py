@@ -29,8 +29,8 @@ r being the correlation of two sample medians. For costs seen exactly a study of
 
 **Coarse probes cannot see small multipliers.** An interval counts the gaps in full, lower end above over upper end below, and with x =
 ln k / ln spacing the medians lie ⌊x⌋ or ⌈x⌉ rungs apart: its low end is above 1 only if that is two or more. However many seeds there
-are, the power never exceeds x − 1: nothing at x ≤ 1, and 2× between probes two a doubling (x = 2) takes some 70 seeds at σ = .3 where
-exact costs take 5. So ``ceiling`` stands beside every power, and finer probes are what to buy first.
+are, the power never exceeds x − 1: nothing at x ≤ 1, and 2× between probes two a doubling (x = 2) was seen by 55 % of the
+studies of 74 seeds at σ = .3, where exact costs take 5. So ``ceiling`` stands beside every power, and finer probes are what to buy first.
 
 **What is told.** For each S the power with its Monte-Carlo interval (Wilson), and beside it ``false_alarms``: how often a study of that
 size would "see" a multiplier above 1 where there is none (nominally 2.5 %). ``enough`` marks the sizes that reach the power; no larger
