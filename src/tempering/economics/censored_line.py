@@ -18,14 +18,18 @@ w = n log(1 + t² / (n − k)), with Student's t. So v is in the interval as lon
     (ν + k) log(1 + t_ν² / ν) ≥ w(v)          a coefficient
     (ν + k + 1) log(1 + t_ν² / ν) ≥ w(v)      a further value (profile predictive likelihood)
 
-with ν = (number of values not censored to one side) − k. Without censoring both are exactly the textbook intervals of least squares,
-whatever n, where χ² limits would be far too narrow for a handful of values. An end that no v reaches is infinite.
+with ν = (number of values with two finite ends) + ¼ (number of the others) − k. Without censoring both are exactly the textbook
+intervals of least squares, whatever n, where χ² limits would be far too narrow for a handful of values. An end that no v reaches is
+infinite. The quarter is a calibration, no theorem: with none the intervals covered 97–98 % where half of the values were censored, with a
+half 94–95 %.
 
-A further value enters as seen like the others are, within half of their mean gap on either side. Entered as a point beside intervals
-that are as wide as σ, its density would reward σ → 0, and a nominal 95 % interval covered 87 % (4 values, gaps of one σ).
+A further value enters as seen like the others are, within half of their mean gap on either side. Entered as a point beside intervals that
+are as wide as σ, its density would reward σ → 0, and a nominal 95 % interval covered 87 % (4 values, gaps of one σ).
 
-Simulated coverage at 95 %, 4 to 8 values, gaps from 0 to 1 σ, up to a fifth censored: 94–98 % (coefficient), 94–99 % (further value);
-half censored: 93–100 %; gaps of two σ: 90–99 %. Three values with gaps: 100 %, and widths that say that three values are next to nothing.
+Simulated coverage at 95 %, 4 to 8 values, gaps of half a σ or none (800 data sets each): a tenth censored 95–96 % (coefficient) and
+96–97 % (further value), half censored 95–96 % and 96–97 %. Gaps of two σ: 90–99 %. Three values with gaps: 100 %, and widths that say
+that three values are next to nothing. The coefficient is unbiased without censoring; with half of the values censored its median is
+off by less than a seventh.
 
 Sources: Tobin 1958 (Econometrica 26, 24–36); Olsen 1978 (Econometrica 46, 1211–1215); Burridge 1981 (J. R. Statist. Soc. B 43,
 41–45); Lawless and Fredette 2005 (Biometrika 92, 529–542) and Bjørnstad 1990 (Statist. Sci. 5, 242–254) on predictive likelihood.
@@ -46,6 +50,8 @@ from tempering.economics.survival import Floats
 FLOOR = 1e-3
 """The least standard deviation that is believed."""
 
+_CENSORED = 0.25
+"""What a value with one end counts for in the degrees of freedom."""
 _EXACT = 1e-9
 """An interval no wider is a point."""
 _LOG_ROOT_TAU = 0.5 * np.log(2 * np.pi)
@@ -116,8 +122,7 @@ def coefficient_interval(lower: Floats, upper: Floats, design: Floats, which: in
         shift = values[:, None] * column[None, :]
         return fit(lower - shift, upper - shift, rest).loglikelihood
 
-    freedom = seen(lower, upper) - design.shape[1]
-    limit = _limit(freedom, freedom + design.shape[1], confidence)
+    limit = _limit(lower, upper, design.shape[1], 0, confidence)
     reach = best.sigma / max(float(column.std()), float(np.abs(column).mean()) / len(column), 1e-12)
     return _ends(profile, best.coefficients[:, which], best.loglikelihood, reach, limit)
 
@@ -136,8 +141,7 @@ def prediction_interval(lower: Floats, upper: Floats, design: Floats, at: Floats
     middle = best.coefficients @ at
     for _ in range(4):  # The joint maximum has the further value on the line; each round climbs towards it.
         middle = refit(middle).coefficients @ at
-    freedom = seen(lower, upper) - design.shape[1]
-    limit = _limit(freedom, freedom + design.shape[1] + 1, confidence)
+    limit = _limit(lower, upper, design.shape[1], 1, confidence)
     return _ends(lambda values: refit(values).loglikelihood, middle, refit(middle).loglikelihood, best.sigma, limit)
 
 
@@ -153,11 +157,14 @@ def _gap(lower: Floats, upper: Floats) -> Floats:
     return np.asarray(widths.sum(axis=1) / both.sum(axis=1))
 
 
-def _limit(freedom: npt.NDArray[np.int64], exponent: npt.NDArray[np.int64], confidence: float) -> Floats:
-    if (freedom < 1).any():
+def _limit(lower: Floats, upper: Floats, coefficients: int, further: int, confidence: float) -> Floats:
+    """How far twice the log-likelihood may drop, shape [sets]."""
+    known = seen(lower, upper)
+    if (known <= coefficients).any():
         raise ValueError("an interval needs more values with two finite ends than the line has coefficients")
+    freedom = known + _CENSORED * (lower.shape[1] - known) - coefficients
     t = stats.t.ppf((1 + confidence) / 2, freedom)
-    return np.asarray(exponent * np.log1p(t**2 / freedom))
+    return np.asarray((freedom + coefficients + further) * np.log1p(t**2 / freedom))
 
 
 def _ends(profile: Callable[[Floats], Floats], middle: Floats, best: Floats, reach: Floats, limit: Floats) -> tuple[Floats, Floats]:

@@ -23,8 +23,8 @@ normal quantile: 62, 69, 67 and 82 %. The price of honesty is about two degrees 
 One value a model: the median over its seeds, which lies in (⌈n/2⌉-th smallest lower end, ⌈n/2⌉-th smallest upper end] whatever happened
 between the probes, and beyond the first where that upper end is infinite. Runs that ended without a usable break count as unbroken up
 to the largest spend of their model, as in :mod:`tempering.economics.medians`. Seeds of one model are not so many models: that a model
-departs from the line is one draw of e, so the degrees of freedom are models less two, whatever the number of seeds. The fit, and its
-intervals, are those of :mod:`tempering.economics.censored_line`: interval- and right-censored, exact for prices known exactly.
+departs from the line is one draw of e, so the degrees of freedom are about models less two, whatever the number of seeds. The fit, and
+its intervals, are those of :mod:`tempering.economics.censored_line`: interval- and right-censored, exact for prices known exactly.
 
 * A price in (0, s], s the first checkpoint, counts as s: nothing cheaper was on offer. A price of 0 has no logarithm; it lies below the
   least price that any model has (left-censored).
