@@ -278,6 +278,8 @@ def test_free_models_lie_below_what_anything_costs():
     runs = runs_of(prices)
     found = price_scaling(runs)
     assert (found.fits["status"].iloc[0], found.fits["seen"].iloc[0]) == ("known", 3)
+    # A price that is only known to be less than 2e4 leaves the line where the other three have it, near proportion.
+    assert 0.7 < found.fits["slope"].iloc[0] < 1.5
     assert price_scaling(runs.assign(lower=0.0, upper=0.0)).fits["status"].tolist() == ["too_few_prices"]
     assert price_scaling(runs.iloc[:0]).curve.empty
 
