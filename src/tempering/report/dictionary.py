@@ -97,9 +97,7 @@ def _flags(**meanings: str) -> dict[str, Column]:
 
 def _spends(names: Iterable[str], when: str, *, prefix: str = "") -> dict[str, Column]:
     """Spends with the type that each has as a count or a measure."""
-    return {
-        f"{prefix}{name}": Column(WHOLE if name in COUNTS else NUMBER, UNITS[name], f"{SPENT[name]}, {when}") for name in names
-    }
+    return {f"{prefix}{name}": Column(WHOLE if name in COUNTS else NUMBER, UNITS[name], f"{SPENT[name]}, {when}") for name in names}
 
 
 def _median(name: str, unit: str, what: str) -> dict[str, Column]:

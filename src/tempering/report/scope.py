@@ -54,8 +54,9 @@ def scope(study: Study, rows: list[PriceRow], skipped: Iterable[Any]) -> dict[st
         skipped: attacks and defences left out of the plan.
 
     Returns:
-        ``holds`` and ``lacks`` (of the attacker), ``budget`` (of one run), ``attack_cards``, ``defense_cards`` and ``judges`` (methods that
-        were used), ``skipped``, ``others`` (attacks of the registry that the study does not name) and ``families`` (that have no attack here).
+        ``holds`` and ``lacks`` (of the attacker), ``budget`` (of one run), ``attack_cards``, ``defense_cards`` and ``judges`` (methods
+        that were used), ``skipped``, ``others`` (attacks of the registry that the study does not name) and ``families`` (without any
+        attack here).
     """
     parts = [skipped_parts(entry) for entry in skipped]
     choices = {choice.title: choice for choice in study.attacks}
