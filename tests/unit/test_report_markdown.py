@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,10 +15,33 @@ RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethro
 AWKWARD = st.lists(
     st.one_of(
         st.sampled_from(
-            ["<b>", "</td>", "<!--", "|", "`", "``", "\\", "\\|", "*", "**", "_", "__", "~~", "[a](http://b.c)", "![x](y)", "[x]: y", "&lt;", "&#60;"]
+            [
+                "<b>",
+                "</td>",
+                "<!--",
+                "|",
+                "`",
+                "``",
+                "\\",
+                "\\|",
+                "*",
+                "**",
+                "_",
+                "__",
+                "~~",
+                "[a](http://b.c)",
+                "![x](y)",
+                "[x]: y",
+                "&lt;",
+                "&#60;",
+            ]
         ),
-        st.sampled_from(["https://a.example", "HTTP://", "www.a.example", "a@b.example", "# ", "## x", "- ", "+ ", "1. ", "1)", "> ", "---", "==="]),
-        st.sampled_from(["\n", "\n\n", "\t", "    ", "\r", "\0", "\u2028", "\u202e", "\ud800", "$x$", "<javascript:x>", "<a@b.c>", ":", "x", "ä", "7"]),
+        st.sampled_from(
+            ["https://a.example", "HTTP://", "www.a.example", "a@b.example", "# ", "## x", "- ", "+ ", "1. ", "1)", "> ", "---", "==="]
+        ),
+        st.sampled_from(
+            ["\n", "\n\n", "\t", "    ", "\r", "\0", "\u2028", "\u202e", "\ud800", "$x$", "<javascript:x>", "<a@b.c>", ":", "x", "ä", "7"]
+        ),
         st.text(max_size=6),
     ),
     max_size=8,
@@ -54,7 +79,7 @@ def test_text_stays_text_in_a_paragraph_a_list_and_a_heading(text: str) -> None:
 @given(AWKWARD, AWKWARD)
 def test_text_stays_in_its_cell(one: str, other: str) -> None:
     tokens = RENDERER.parse(table(["A", "B"], [[cell(one), cell(other)]]))
-    cells = [token for before, token in zip(tokens, tokens[1:], strict=False) if before.type == "td_open"]
+    cells = [token for before, token in itertools.pairwise(tokens) if before.type == "td_open"]
     assert [token.content.count("\n") for token in cells] == [0, 0]
     for token, text in zip(cells, (one, other), strict=True):
         assert {child.type for child in token.children or ()} <= {"text"}
@@ -64,7 +89,7 @@ def test_text_stays_in_its_cell(one: str, other: str) -> None:
 @given(AWKWARD)
 def test_a_name_is_code_or_text_and_nothing_else(text: str) -> None:
     tokens = RENDERER.parse(table(["A"], [[code(text)]]))
-    (inline,) = [token for before, token in zip(tokens, tokens[1:], strict=False) if before.type == "td_open"]
+    (inline,) = [token for before, token in itertools.pairwise(tokens) if before.type == "td_open"]
     kinds = {child.type for child in inline.children or ()}
     assert kinds <= {"text"} or kinds == {"code_inline"}
     assert "".join(child.content for child in inline.children or ()).replace(JOINER, "") == clean(text).replace(JOINER, "")

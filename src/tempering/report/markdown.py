@@ -19,7 +19,7 @@ _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _REFERENCES = {"&": "&amp;", "<": "&lt;", "|": "&#124;", "`": "&#96;", "\\": "&#92;"}
 _ADDRESS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)", re.IGNORECASE)
-_EMPHASIS = re.compile(r"[*~#\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\$(?!\d)")
+_SPECIAL = re.compile(r"[&<|`\\]|[*~#\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\$(?!\d)")
 _OPENING = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=>:]))(.)")
 _PLAIN_CODE = re.compile(r"[^`|\\\s](?:[^`|\\]*[^`|\\\s])?")
 
@@ -37,9 +37,7 @@ def inert(text: str) -> str:
 
 def cell(text: str) -> str:
     """The same for the cell of a table, in which nothing can begin a list, a heading or a quotation."""
-    shown = _ADDRESS.sub(JOINER, clean(text))
-    shown = "".join(_REFERENCES.get(letter, letter) for letter in shown)
-    return _EMPHASIS.sub(r"\\\g<0>", shown)
+    return _SPECIAL.sub(lambda found: _REFERENCES.get(found[0], f"\\{found[0]}"), _ADDRESS.sub(JOINER, clean(text)))
 
 
 def code(text: str) -> str:
