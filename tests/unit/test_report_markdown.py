@@ -115,6 +115,7 @@ def test_what_is_ordinary_stays_readable() -> None:
     assert cell("> 200") == "> 200"
     assert code("refusal_ablation") == "`refusal_ablation`"
     assert code("a|b") == "a&#124;b"
+    assert inert("<b>&lt;") == "&lt;b>&amp;lt;"  # no dialect knows a tag that has no opening bracket
     assert bullets(["a", "b"]) == "- a\n- b"
 
 
