@@ -22,7 +22,7 @@ _WORDS = {
     "FLOP": "one arithmetic operation of a computer. MFLOP, GFLOP, TFLOP: a million, billion, trillion of them.",
     "Run, seed": "one attempt at an attack. Its seed is the number that its random choices are drawn from.",
     "Median": "half of the runs had broken the safeguard at this price or below.",
-    "95 % interval": "the range in which the median would lie in 95 of 100 repetitions, as far as the runs can tell.",
+    "95 % interval": "a range made by a rule that catches the true value in 95 of 100 repetitions; with few runs, in fewer.",
     "Weights": "the numbers that a model consists of. Whoever has them can change them.",
     "Fine-tuning": "training a finished model a little further. An optimizer step is one small change of its weights.",
     "Prompt": "a question or an instruction to the model.",

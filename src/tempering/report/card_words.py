@@ -67,7 +67,7 @@ def audit_claim(key: tuple[str, str], rows: Sequence[PriceRow], study: Study, pl
         sentences.append(f"With the search for its settings, a break costs {total}.")
     return [
         *sentences,
-        "An attack that was not tried may be cheaper. So read this as the most that a good attacker pays, never as the least.",
+        "An attack that was not tried may be cheaper. The interval does not cover that, so read this as what an attacker pays at most.",
     ]
 
 
