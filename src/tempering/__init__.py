@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from tempering.api import Run, audit, check_base, open_run
     from tempering.comparison import compare
     from tempering.hardening import Hardened, harden
+    from tempering.sharing import card, export
 
 __version__ = "0.1.0"
 
-__all__ = ["Hardened", "Run", "__version__", "audit", "check_base", "compare", "harden", "open_run"]
+__all__ = ["Hardened", "Run", "__version__", "audit", "card", "check_base", "compare", "export", "harden", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +33,10 @@ def __getattr__(name: str) -> Any:
         from tempering import hardening
 
         return getattr(hardening, name)
+    if name in ("card", "export"):
+        from tempering import sharing
+
+        return getattr(sharing, name)
     if name in __all__:
         from tempering import api
 

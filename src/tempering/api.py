@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import pandas as pd
 
 from tempering import organisms, registry
 from tempering.economics.assess import Assessment, assess
@@ -28,12 +27,16 @@ from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
 from tempering.report.families import document_holders, families_of
+from tempering.report.tables import assessment_of, read_tables
 from tempering.result import Run
 from tempering.study import Budget, SearchSettings, Study, ThreatModel
 from tempering.study_file import load_study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tempering.base_check import BaseCheck
+    from tempering.engine.results import Tables
     from tempering.engine.units import Plan
 
 __all__ = [
@@ -50,17 +53,15 @@ __all__ = [
     "plan_document",
     "plan_study",
     "read_study",
+    "reread_run",
     "resume",
     "run_study",
+    "stored_tables",
     "study_directory",
     "validate_study",
 ]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-_ASSESSED = ("trajectories", "breaks", "survival", "prices")
-"""Tables of a run that economics made."""
-_COMPARED = ("multipliers", "tax", "absence")
-"""Those that only a comparison of defences has."""
 
 
 def audit(
@@ -256,6 +257,45 @@ def make_report(
     from tempering.engine.defended import not_hardened
     from tempering.report.write import write_report
 
+    read = reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    write_report(
+        Path(directory),
+        read.study,
+        read.assessment,
+        read.tables,
+        skipped=(*read.plan.skipped, *not_hardened(read.plan, read.tables.units)),
+        environment=RunStore(directory).environments()[-1],
+        targets=[target.model_dump(mode="json") for target in read.plan.targets],
+    )
+    return Run(Path(directory), read.study, read.tables.units, read.assessment, _read_summary(Path(directory)))
+
+
+@dataclass(frozen=True)
+class Reread:
+    """A run's stored results, assessed anew.
+
+    Attributes:
+        study: with the thresholds and prices that were asked for.
+        plan: as it was recorded.
+        tables: the engine's.
+        assessment: what economics makes of them.
+    """
+
+    study: Study
+    plan: Plan
+    tables: Tables
+    assessment: Assessment
+
+
+def reread_run(
+    directory: str | Path,
+    *,
+    tau: float | None = None,
+    epsilon: float | None = None,
+    accelerator: str | None = None,
+    price_book: str | Path | None = None,
+) -> Reread:
+    """Assess a run's stored results anew; nothing is written. Arguments and errors are those of :func:`make_report`."""
     store = RunStore(directory)
     plan = store.plan()
     study = reread(plan.study, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
@@ -273,16 +313,7 @@ def make_report(
         documents=document_holders(study.attacks),
         budget=study.budget.model_dump(),
     )
-    write_report(
-        Path(directory),
-        study,
-        assessment,
-        tables,
-        skipped=(*plan.skipped, *not_hardened(plan, tables.units)),
-        environment=store.environments()[-1],
-        targets=[target.model_dump(mode="json") for target in plan.targets],
-    )
-    return Run(Path(directory), study, tables.units, assessment, _read_summary(Path(directory)))
+    return Reread(study, plan, tables, assessment)
 
 
 def open_run(directory: str | Path) -> Run:
@@ -294,13 +325,22 @@ def open_run(directory: str | Path) -> Run:
     directory = Path(directory)
     study = RunStore(directory).study()
     summary = _read_summary(directory)
+    frames = stored_tables(directory)
+    accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
+    shown = reread(study, **summary["threshold"], accelerator=accelerator)
+    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), summary)
+
+
+def stored_tables(directory: str | Path) -> dict[str, pd.DataFrame]:
+    """Every table of a run by name, as its report was written from them; nothing is computed.
+
+    Raises:
+        StoreProblem: it has no report yet.
+    """
     try:
-        compared = [name for name in _COMPARED if (directory / "tables" / f"{name}.parquet").is_file()]
-        tables = {name: pd.read_parquet(directory / "tables" / f"{name}.parquet") for name in ("units", *_ASSESSED, *compared)}
+        return read_tables(Path(directory) / "tables")
     except (OSError, ValueError) as error:
-        raise _without_report(directory) from error
-    assessment = Assessment(**{name: tables[name] for name in (*_ASSESSED, *compared)}, cheapest=summary["cheapest"])
-    return Run(directory, reread(study, **summary["threshold"]), tables["units"], assessment, summary)
+        raise _without_report(Path(directory)) from error
 
 
 def plan_study(study: Study | str | Path) -> Plan:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tempering import __version__, cli_compare, cli_harden
+from tempering import __version__, cli_compare, cli_harden, cli_sharing
 from tempering.cli_options import (
     DIRECTORY,
     RESUME,
@@ -284,6 +284,9 @@ def report(
     from tempering import api
 
     show(api.make_report(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book), as_json)
+
+
+cli_sharing.register(app)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -230,3 +230,16 @@ def comparison(
         {"reference": model, "digest": "ab12" * 16, "dtype": "float32", "parameters": 1_234_567, "safeguard": "refusal"} for model in models
     ]
     return Specimen(study, assessment, Tables(units, trajectories), targets, [], {"python": "3.11.2", "cores": 2})
+
+
+def with_every_table() -> Specimen:
+    """A comparison of two defences that has every table a run can have, one trial of a search among them."""
+    made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2)
+    trials = pd.DataFrame(
+        {
+            **{name: ["x"] for name in ("unit", "model", "defense", "attack", "trial", "config", "outcome", "stopped", "error")},
+            **{name: [1] for name in ("seed", "number", *_NO_SPEND, *(f"check_{name}" for name in _NO_SPEND))},
+            **{name: [0.5] for name in ("objective", "recovered", "utility_kept", *(f"break_{name}" for name in _NO_SPEND))},
+        }
+    )
+    return replace(made, tables=Tables(made.tables.units, made.tables.trajectories, trials))

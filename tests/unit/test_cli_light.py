@@ -25,7 +25,7 @@ def test_version() -> None:
 
 def test_help_names_every_command_and_gives_examples() -> None:
     text = temper("--help").stdout
-    for word in ("audit", "run", "resume", "report", "plan", "validate", "ls", "organism", "Examples"):
+    for word in ("audit", "run", "resume", "report", "export", "card", "plan", "validate", "ls", "organism", "Examples"):
         assert word in text
     for flag in ("--data", "--attacks", "--seeds", "--budget", "--tau", "--epsilon", "--out", "--json", "--chat-template", "--unguarded"):
         assert flag in temper("audit", "--help").stdout

@@ -27,7 +27,18 @@ def document():
 
 
 def test_it_has_exactly_the_schema(document):
-    assert list(document) == ["schema", "study", "study_digest", "target", "threshold", "attacks", "cheapest", "environment", "spent"]
+    assert list(document) == [
+        "schema",
+        "study",
+        "study_digest",
+        "target",
+        "threshold",
+        "attacks",
+        "cheapest",
+        "pricing",
+        "environment",
+        "spent",
+    ]
     assert document["schema"] == 1
     assert document["target"] == {"reference": "organism:tiny/guarded", "digest": "ab12" * 16, "dtype": "float32"}
     assert document["threshold"] == {"tau": 0.5, "epsilon": 0.1}

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
 
 
+WHY = {
+    "control_held": "the undefended model did not break within the budget",
+    "free": "the undefended model withholds nothing",
+    "unknown": "no attack on a hardened model got far enough",
+    "untrained": "no hardened model could be trained",
+    "": "no attack was run on both sides",
+}
+"""Why no multiplier is known, as the end of a sentence."""
+
+
 def comparison_sentence(assessment: Assessment) -> str:
     """Which defence raises the price, by how much, at what tax; one or two sentences a model."""
     rows = defense_rows(assessment)
@@ -78,14 +88,7 @@ def _tax(row: DefenseRow) -> str:
 
 
 def _why(rows: list[DefenseRow]) -> str:
-    reasons = {
-        "control_held": "the undefended model did not break within the budget",
-        "free": "the undefended model withholds nothing",
-        "unknown": "no attack on a hardened model got far enough",
-        "untrained": "no hardened model could be trained",
-        "": "no attack was run on both sides",
-    }
-    return _and(list(dict.fromkeys(reasons[row.best.status] for row in rows)))
+    return _and(list(dict.fromkeys(WHY[row.best.status] for row in rows)))
 
 
 def _listed(rows: list[DefenseRow]) -> str:

@@ -119,6 +119,25 @@ FAMILIES = (
 """From the literature, in the order of the report."""
 
 
+PLAIN = {
+    "fine-tuning": "trains the model further, on examples of the attacker's choice",
+    "weight surgery": "edits the model's weights, with little or no training",
+    "input": "leaves the model alone and changes the question, or how the answer begins",
+    "latent": "changes the model's inner states while it answers",
+    "retrieval": "looks the withheld facts up and hands them to the model with the question",
+    "composition": "does several attacks one after the other",
+}
+"""What the attacks of each family (``Attack.family``) do, for readers who know none of them."""
+
+
+def plain_words(name: str) -> str:
+    """What an attack of the registry does, by its family; ``""`` of a file of the user's own, which is not executed."""
+    if name not in registry.names("attacks"):
+        return ""
+    family = str(registry.get("attacks", name).family)
+    return PLAIN.get(family, family)
+
+
 def missing_families(registered: Iterable[str]) -> list[Family]:
     """The families of which no attack is registered."""
     names = [name.lower() for name in registered]

@@ -104,8 +104,8 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     unmeasured = int(probes[["harm", "utility"]].isna().any(axis=1).sum())
     few = [row for row in rows if row.few_seeds]
     censored = [row for row in rows if row.prices["usd"].censored and row.prices["usd"].tried]
-    destroyed = _listed([row.attack for row in rows if row.outcomes["destroyed"]])
-    nothing = _listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
+    destroyed = listed([row.attack for row in rows if row.outcomes["destroyed"]])
+    nothing = listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
     lost = share(study.threshold.epsilon)
     untrained = _lost_seeds(units)
     unfinished = [row for row in rows if row.trials < len(study.seeds) - untrained.get((row.model, row.defense), 0)]
@@ -144,7 +144,7 @@ def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:
     """Which rows a price is only a lower bound in; with defences there are too many to name."""
     if len({row.defense for row in rows}) > 1:
         return f"In {len(censored)} of {len(rows)} rows of prices, those with a >, fewer than half of the runs broke"
-    return f"Fewer than half of the runs of {_listed([row.attack for row in censored])} broke"
+    return f"Fewer than half of the runs of {listed([row.attack for row in censored])} broke"
 
 
 def _lost_seeds(units: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -157,7 +157,7 @@ def _unfinished(rows: list[PriceRow], seeds: int) -> str:
     parts = [f"{row.trials} of {seeds} runs of {row.attack}" for row in rows[:_MOST_NAMED]]
     if len(rows) > _MOST_NAMED:
         parts.append(f"likewise {len(rows) - _MOST_NAMED} more")
-    return f"This report was written before the study was done: only {_listed(parts)} are in it. Finish it with temper resume."
+    return f"This report was written before the study was done: only {listed(parts)} are in it. Finish it with temper resume."
 
 
 def _few_seeds(rows: list[PriceRow]) -> str:
@@ -167,7 +167,7 @@ def _few_seeds(rows: list[PriceRow]) -> str:
     how_many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     only = "There was only 1 run of" if runs[-1] == 1 else f"There were only {how_many} runs of"
     return (
-        f"{only} {_listed([row.attack for row in rows])}. "
+        f"{only} {listed([row.attack for row in rows])}. "
         "Below five seeds no interval drawn from the runs comes near 95 %, so read these as rough; more seeds mend that (--seeds 5)."
     )
 
@@ -190,7 +190,7 @@ def _work(record: Mapping[Hashable, Any]) -> str:
     return f"{record['attack'] if kind == 'attack' else 'honest fine-tuning' if kind == 'novel' else 'reference'}{behind}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them: "a", "a and b", "a, b and c"; each once."""
     unique = list(dict.fromkeys(names))
     return " and ".join([", ".join(unique[:-1]), unique[-1]]) if len(unique) > 1 else "".join(unique)

@@ -14,38 +14,22 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from tempering import registry
 from tempering.report import notes, searches
 from tempering.report.defense_page import comparison_context, comparison_tiles, in_order, title_in_comparison
 from tempering.report.drawing import Drawing
-from tempering.report.families import Family, by_family, families_of, missing_families
+from tempering.report.families import by_family, families_of
 from tempering.report.formatting import NOTHING, Price, amount, count, duration, flops, share
 from tempering.report.rows import LABELS, MEANINGS, OUTCOMES, PriceRow, group_title, groups, number, price_columns, price_rows
+from tempering.report.scope import scope
 from tempering.report.style import css_colours, looks
-from tempering.report.summary import audit_spend, skipped_parts
+from tempering.report.summary import audit_spend
 from tempering.report.terminal import cheapest_row, sentence
-from tempering.study import MethodChoice, Need
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
     from tempering.economics.prices import Accelerator, PriceBook
     from tempering.report.tables import RunTables
     from tempering.study import Study
-
-NEEDS = {
-    Need.WEIGHTS: "the weights",
-    Need.GRADIENTS: "compute for gradients",
-    Need.FINE_TUNING: "fine-tuning, by oneself or by a provider",
-    Need.QUERIES: "answers to prompts",
-    Need.ANSWER_PREFIX: "the beginning of the model's answers",
-    Need.HARMFUL_PROMPTS: "harmful prompts",
-    Need.HARMFUL_EXAMPLES: "harmful prompts with their answers",
-    Need.BENIGN_PROMPTS: "harmless prompts",
-    Need.BENIGN_EXAMPLES: "harmless prompts with their answers",
-    Need.PUBLIC_BASE: "the public base model the target was made from",
-    Need.RETRIEVAL: "documents to look the withheld facts up in",
-}
-"""What an attacker may hold, in words."""
 
 _LOOSE_UNIT = re.compile(r"(?<=\d) (?=%|GPU-|[kMGTPEZY]?FLOP)|(?<=τ) (?== )|(?<=τ =) (?=\d)|(?<=>) (?=[\d$])|(?<=[\w.]) (?=– )")
 _DOTS = 24
@@ -117,18 +101,9 @@ def render(
         "columns": [title for title, _ in columns],
         "meanings": [(name, LABELS[name], MEANINGS[name]) for name in OUTCOMES if any(row.outcomes[name] for row in rows)],
         "drawings": [] if comparison else [_figure(drawing) for drawing in drawings],
-        "holds": [NEEDS[need] for need in Need if need in study.threat_model.allows],
-        "lacks": [NEEDS[need] for need in Need if need not in study.threat_model.allows],
-        "budget": _budget(study),
         "searches": searches.sentences(study, rows, tables.units),
         "chosen": searches.chosen(tables.units, accelerator),
-        **_scope(study, rows, skipped),
-        "defense_cards": [
-            {**card, "name": choice.title, "method": choice.name if choice.name != choice.title else ""}
-            for choice in study.defenses
-            for card in _cards("defenses", [choice.name])
-        ],
-        "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.names("evaluators")),
+        **scope(study, rows, skipped),
         "baseline": notes.baseline(assessment, tables.units),
         "weaknesses": notes.weaknesses(study, assessment, tables.units, targets),
         "price_facts": _price_facts(accelerator),
@@ -257,58 +232,7 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
     }
 
 
-# What was assumed, and what was not tried
-
-
-def _budget(study: Study) -> list[str]:
-    words = {
-        "steps": "optimizer steps",
-        "examples": "distinct examples",
-        "tokens": "tokens",
-        "flops": "",
-        "device_seconds": "seconds of attack",
-        "trials": "candidates tried",
-        "queries": "prompts sent for an answer",
-    }
-    limits = {name: value for name, value in study.budget.model_dump().items() if value is not None}
-    return [flops(value) if name == "flops" else f"{count(value)} {words[name]}" for name, value in limits.items()]
-
-
-def _scope(study: Study, rows: list[PriceRow], skipped: Iterable[Any]) -> dict[str, Any]:
-    """What was tried, what was asked for and left out, and what nobody asked for. A study's labels stand for attacks of the registry."""
-    parts = [skipped_parts(entry) for entry in skipped]
-    choices = {choice.title: choice for choice in study.attacks}
-    named = {choice.name for choice in study.attacks}
-    tried = [choices.get(row.attack) or MethodChoice(name=row.attack) for row in rows]
-    registered = registry.names("attacks")
-    families: list[Family] = missing_families([*registered, *named])
-    return {
-        "attack_cards": list({choice.title: _attack_card(choice) for choice in tried}.values()),
-        "skipped": [{"attack": attack, "reason": reason, "model": model} for attack, reason, model in parts],
-        "others": _cards("attacks", [name for name in registered if name not in named]),
-        "families": families,
-    }
-
-
-def _attack_card(choice: MethodChoice) -> dict[str, Any]:
-    """The card of an attack as a study has it: under its label, with what it needs as it is configured."""
-    (card,) = _cards("attacks", [choice.name])
-    if choice.name in registry.names("attacks"):
-        required = registry.create("attacks", choice.name, choice.config).requires
-        card["needs"] = [words for need, words in NEEDS.items() if need in required]
-    return {**card, "name": choice.title, "method": choice.name if choice.name != choice.title else ""}
-
-
-def _cards(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Name, summary, source and needs of methods; a file of the user's own is named and not executed again."""
-    known = registry.names(kind)
-    cards = []
-    for name in dict.fromkeys(names):
-        card = registry.card(kind, name) if name in known else None
-        needs = [words for need, words in NEEDS.items() if card and need.value in card.needs]
-        about = {"summary": card.summary, "source": card.source} if card else {"summary": "", "source": ""}
-        cards.append({"name": name, "method": "", **about, "needs": needs})
-    return cards
+# What was assumed
 
 
 def _price_facts(accelerator: Accelerator) -> list[dict[str, str]]:

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tempering.economics.prices import load_price_book
 from tempering.report.defended import DefenseRow, Measured, Times, defense_rows
 from tempering.report.formatting import CURRENCIES, Price
 from tempering.report.rows import PriceRow, SearchCost, price_rows
 from tempering.report.summary_schema import (
+    AssumptionPart,
     AttackPart,
     CheapestPart,
     ComparedPart,
@@ -24,6 +26,7 @@ from tempering.report.summary_schema import (
     DefensePart,
     ModelPart,
     OutcomesPart,
+    PricingPart,
     RatioPart,
     SearchPart,
     SharePart,
@@ -89,6 +92,7 @@ def make_summary(
         defenses=[_compared(row) for row in defense_rows(assessment)],
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         cheapest=_cheapest(assessment.cheapest),
+        pricing=pricing(study),
         environment=json_values(dict(environment or {})),
         spent=SpentPart(wall_s=_finite(spent.get("wall_s", 0.0)) or 0.0, flops=_finite(spent.get("flops", 0.0)) or 0.0),
     )
@@ -100,6 +104,23 @@ def make_summary(
         if attack["search"] is None:
             del attack["search"]
     return document
+
+
+def pricing(study: Study) -> PricingPart:
+    """What a study's GPU-hours and dollars are reckoned with.
+
+    Raises:
+        InvalidPriceBook: its price book cannot be read.
+        UnknownName: the price book has no such accelerator.
+    """
+    book = load_price_book(study.price_book)
+    accelerator = book.accelerator(study.accelerator)
+    assumed = {
+        name: AssumptionPart(value=record.value, source=record.source, date=record.date.isoformat())
+        for name in ("peak_flops", "utilisation", "usd_per_hour")
+        for record in (getattr(accelerator, name),)
+    }
+    return PricingPart(accelerator=study.accelerator, price_book=book.date.isoformat(), **assumed)
 
 
 def json_schema() -> dict[str, Any]:

@@ -168,6 +168,24 @@ class CheapestPart(_Part):
     examples: Finite | None
 
 
+class AssumptionPart(_Part):
+    """A number that was assumed, with where and when it was read."""
+
+    value: Finite
+    source: str
+    date: str = Field(description="as '2026-01-31'")
+
+
+class PricingPart(_Part):
+    """What GPU-hours and dollars were reckoned with: hours = FLOPs / (peak rate × utilisation) / 3600, dollars = hours × price."""
+
+    accelerator: str = Field(description="its name in the price book")
+    price_book: str = Field(description="the day of the price book, as '2026-01-31'")
+    peak_flops: AssumptionPart = Field(description="FLOP/s")
+    utilisation: AssumptionPart = Field(description="share of the peak rate that is used")
+    usd_per_hour: AssumptionPart = Field(description="US dollars for an hour of one")
+
+
 class SpentPart(_Part):
     """What the audit itself took."""
 
@@ -188,5 +206,6 @@ class Summary(_Part):
     defenses: list[ComparedPart] = Field(default=[], description="there only where defences were compared, the dearest to break first")
     defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
     cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
+    pricing: PricingPart
     environment: dict[str, JsonValue]
     spent: SpentPart

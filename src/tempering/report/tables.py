@@ -1,19 +1,61 @@
-"""The tidy tables of a run as Parquet files."""
+"""The tidy tables of a run: which there are, and how they are written to Parquet files and read again.
+
+:data:`TABLES` is the one list of them. A table that economics gains joins everything that reads or writes tables (the run's folder,
+``open_run``, ``temper export``) by one line there, and by its columns in :mod:`tempering.report.dictionary`.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from tempering.economics.assess import Assessment
 from tempering.engine.files import replace_file
+from tempering.report import dictionary
+from tempering.report.dictionary import Columns
 
 if TYPE_CHECKING:
-    from tempering.economics.assess import Assessment
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Table:
+    """One tidy table of a run.
+
+    Attributes:
+        name: of its file, and of its place in the engine's tables or the assessment.
+        row: what one row of it is.
+        columns: what its columns hold.
+        always: whether every run has it; others are written where they have rows.
+        engine: whether it is the engine's, and not economics'.
+    """
+
+    name: str
+    row: str
+    columns: Columns
+    always: bool = False
+    engine: bool = False
+
+
+TABLES = (
+    Table("units", "a unit of work: what was done, how it ended, what it spent", dictionary.UNITS_TABLE, always=True, engine=True),
+    Table("trajectories", "a probe: one look at one model on its way", dictionary.TRAJECTORIES, always=True),
+    Table("breaks", "a run of an attack: its outcome, and between which spends it broke", dictionary.BREAKS, always=True),
+    Table("survival", "a point of a survival curve: how many runs are unbroken after a spend", dictionary.SURVIVAL, always=True),
+    Table("prices", "an attack on a model behind a defence: its outcomes and its price", dictionary.PRICES, always=True),
+    Table("trials", "a trial of a search for an attack's settings", dictionary.TRIALS, engine=True),
+    Table("multipliers", "a defence, what the attacker may choose from, and a currency: how many times dearer", dictionary.MULTIPLIERS),
+    Table("tax", "a defence: what it takes from the honest user, and in training", dictionary.TAX),
+    Table("absence", "a model behind a defence: whether what it withholds is gone", dictionary.ABSENCE),
+)
+"""Every table, in the order in which they are listed."""
 
 
 class RunTables(Protocol):
@@ -32,12 +74,27 @@ class RunTables(Protocol):
         """One row a trial of a search."""
 
 
-def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
-    """Write the tables to ``directory/<name>.parquet``, each atomically.
+def run_tables(tables: RunTables, assessment: Assessment) -> dict[str, pd.DataFrame]:
+    """The tables that a run has, by name and in order: those that every run has, and of the others those that have rows.
 
-    They are ``units, trajectories, breaks, survival, prices``, after a search ``trials``, and of a comparison of defences ``multipliers,
-    tax, absence``, those of them that have rows; what a run of before left of those is removed. The trajectories are the assessment's, so
-    that they carry ``recovered``, ``gpu_hours`` and ``usd``.
+    The trajectories are the assessment's, so that they carry ``recovered``, ``gpu_hours`` and ``usd``.
+
+    Args:
+        tables: what the engine produced.
+        assessment: what economics made of it.
+    """
+    return dict(_present(tables, assessment))
+
+
+def _present(tables: RunTables, assessment: Assessment) -> Iterator[tuple[str, pd.DataFrame]]:
+    for table in TABLES:
+        frame: pd.DataFrame | None = getattr(tables if table.engine else assessment, table.name)
+        if frame is not None and (table.always or len(frame)):
+            yield table.name, frame
+
+
+def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
+    """Write :func:`run_tables` to ``directory/<name>.parquet``, each atomically; what an earlier report left beside them is removed.
 
     Args:
         directory: made if it is missing.
@@ -45,24 +102,13 @@ def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> 
         assessment: what economics made of it.
 
     Returns:
-        The files, in the order above.
+        The files, in the order of :data:`TABLES`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    frames = {
-        "units": tables.units,
-        "trajectories": assessment.trajectories,
-        "breaks": assessment.breaks,
-        "survival": assessment.survival,
-        "prices": assessment.prices,
-    }
-    if tables.trials is not None and len(tables.trials):
-        frames["trials"] = tables.trials
-    for name in ("multipliers", "tax", "absence"):
-        frame: pd.DataFrame = getattr(assessment, name)
-        if len(frame):
-            frames[name] = frame
-        else:
-            (directory / f"{name}.parquet").unlink(missing_ok=True)
+    frames = run_tables(tables, assessment)
+    for table in TABLES:
+        if table.name not in frames:
+            _file(directory, table).unlink(missing_ok=True)
     paths = []
     for name, frame in frames.items():
         buffer = io.BytesIO()
@@ -70,3 +116,31 @@ def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> 
         paths.append(directory / f"{name}.parquet")
         replace_file(paths[-1], buffer.getvalue())
     return paths
+
+
+def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
+    """Read what :func:`write_tables` wrote.
+
+    Args:
+        directory: the folder of the tables.
+
+    Raises:
+        OSError: a table that every run has is not there.
+        ValueError: a file is no table.
+    """
+    return {table.name: pd.read_parquet(path) for table in TABLES if (path := _file(directory, table)).is_file() or table.always}
+
+
+def assessment_of(frames: Mapping[str, pd.DataFrame], cheapest: dict[str, Any] | None) -> Assessment:
+    """The assessment that tables were written from; those that it had no rows in are empty.
+
+    Args:
+        frames: from :func:`read_tables`.
+        cheapest: from the summary.
+    """
+    own = {table.name: frames[table.name] for table in TABLES if not table.engine and table.name in frames}
+    return Assessment(**own, cheapest=cheapest)
+
+
+def _file(directory: Path, table: Table) -> Path:
+    return directory / f"{table.name}.parquet"

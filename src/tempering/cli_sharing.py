@@ -1,0 +1,66 @@
+"""``temper export`` and ``temper card``: what a finished run hands to others."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tempering.cli_options import AcceleratorOption, DirectoryArgument, JsonOption, PriceBookOption, option, print_json, print_text
+
+
+class TableFormat(StrEnum):
+    """What ``temper export`` can write."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="tables.json, beside the tables, says what every column means. In DuckDB: SELECT * FROM 'DIR/prices.parquet'")(
+        export
+    )
+    app.command(epilog="Without --out the card goes to standard output, as Markdown or with --json.")(card)
+
+
+def export(
+    directory: DirectoryArgument,
+    out: Annotated[Path, option("--out", "DIR", "Folder for the tables; absent, empty, or an earlier export.")],
+    format_: Annotated[TableFormat, option("--format", "parquet|csv", "Of the files.", default=True)] = TableFormat.PARQUET,
+    tau: Annotated[float | None, option("--tau", "T", "Another threshold than the study's.")] = None,
+    epsilon: Annotated[float | None, option("--epsilon", "E", "Another loss of utility than the study's.")] = None,
+    accelerator: AcceleratorOption = None,
+    price_book: PriceBookOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write every table of a run as Parquet or CSV, with a data dictionary."""
+    from tempering import sharing
+
+    files = sharing.export(directory, out, format=format_.value, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    if as_json:
+        print_json([str(file) for file in files])
+        return
+    for file in files:
+        print_text(str(file))
+
+
+def card(
+    directory: DirectoryArgument,
+    out: Annotated[Path | None, option("--out", "DIR", "Folder to write card.md and card.json into.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the safety-case section of a model card: claim, evidence, what was not tried, how to reproduce."""
+    from tempering import sharing
+
+    made = sharing.card(directory)
+    files = sharing.write_card(made, out) if out else []
+    if as_json:
+        print_json(made.as_json())
+    elif files:
+        for file in files:
+            print_text(str(file))
+    else:
+        typer.echo(made.markdown, nl=False)

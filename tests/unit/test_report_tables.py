@@ -1,0 +1,80 @@
+"""The one list of tables: what it names is written, read again, and described column by column."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from support.comparison_specimen import with_every_table
+from support.report_specimen import Specimen, searched, specimen
+from tempering.economics.assess import Assessment
+from tempering.engine.results import Tables
+from tempering.report.tables import TABLES, assessment_of, read_tables, run_tables, write_tables
+
+
+@pytest.fixture(scope="module")
+def whole() -> Specimen:
+    """A run that has every table."""
+    return with_every_table()
+
+
+def test_the_list_holds_every_table_that_economics_makes() -> None:
+    made = {field.name for field in dataclasses.fields(Assessment) if field.type == "pd.DataFrame"}
+    assert made == {table.name for table in TABLES if not table.engine}
+    assert {field.name for field in dataclasses.fields(Tables)} >= {table.name for table in TABLES if table.engine}
+    assert len({table.name for table in TABLES}) == len(TABLES)
+
+
+def test_what_was_written_is_read_again(whole: Specimen, tmp_path: Path) -> None:
+    paths = write_tables(tmp_path, whole.tables, whole.assessment)
+    assert [path.stem for path in paths] == [table.name for table in TABLES]
+    frames = read_tables(tmp_path)
+    again = assessment_of(frames, whole.assessment.cheapest)
+    for table in TABLES:
+        pd.testing.assert_frame_equal(frames[table.name], getattr(whole.tables if table.engine else whole.assessment, table.name))
+        if not table.engine:
+            pd.testing.assert_frame_equal(getattr(again, table.name), getattr(whole.assessment, table.name))
+
+
+def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Specimen, tmp_path: Path) -> None:
+    write_tables(tmp_path, whole.tables, whole.assessment)
+    plain = specimen()
+    write_tables(tmp_path, plain.tables, plain.assessment)
+    left = {path.stem for path in tmp_path.iterdir()}
+    assert left == {table.name for table in TABLES if table.always} == set(read_tables(tmp_path))
+    assert assessment_of(read_tables(tmp_path), None).multipliers.empty
+
+
+def test_a_run_without_one_of_the_tables_that_all_have_cannot_be_read(tmp_path: Path) -> None:
+    plain = specimen()
+    write_tables(tmp_path, plain.tables, plain.assessment)
+    (tmp_path / "breaks.parquet").unlink()
+    with pytest.raises(OSError, match=r"breaks\.parquet"):
+        read_tables(tmp_path)
+
+
+@pytest.mark.parametrize("make", [specimen, lambda: specimen(units=searched), with_every_table], ids=["audit", "search", "comparison"])
+def test_every_column_that_occurs_is_described(make) -> None:
+    made = make()
+    described = {table.name: table.columns for table in TABLES}
+    for name, frame in run_tables(made.tables, made.assessment).items():
+        assert [column for column in frame if column not in described[name]] == [], name
+        for column in frame:
+            entry = described[name][column]
+            assert entry.meaning
+            possible = {"O": {"VARCHAR"}, "b": {"BOOLEAN"}, "i": {"BIGINT", "DOUBLE"}, "f": {"BIGINT", "DOUBLE"}}
+            assert entry.type in possible[frame[column].dtype.kind], (name, column)
+
+
+def test_nothing_is_described_that_never_occurs() -> None:
+    """A column that was renamed must not leave its old description behind."""
+    seen: dict[str, set[str]] = {}
+    for made in (specimen(units=searched), with_every_table()):
+        for name, frame in run_tables(made.tables, made.assessment).items():
+            seen.setdefault(name, set()).update(frame)
+    evaluated = {"first_token_refusal", "harm_evasion", "harm_gibberish", "novel"}
+    left = {table.name: set(table.columns) - seen[table.name] - evaluated for table in TABLES}
+    assert {name: columns for name, columns in left.items() if columns} == {}
