@@ -22,6 +22,7 @@ import pandas as pd
 from tempering import organisms, registry
 from tempering.economics.assess import Assessment, assess
 from tempering.economics.prices import load_price_book
+from tempering.economics.thresholds import at_thresholds
 from tempering.engine.store import RunStore
 from tempering.errors import StoreProblem
 from tempering.flags import make_study, reread, study_directory
@@ -262,17 +263,16 @@ def make_report(
     tables = store.tables(plan)
     if tables.units.empty:
         raise StoreProblem(f"no unit of the run in {directory} is done", f"compute them with: temper resume {directory}")
-    assessment = assess(
-        tables.units,
-        tables.trajectories,
-        tau=study.threshold.tau,
-        epsilon=study.threshold.epsilon,
-        price_book=load_price_book(study.price_book),
-        accelerator=study.accelerator,
-        families=families_of(study.attacks),
-        documents=document_holders(study.attacks),
-        budget=study.budget.model_dump(),
-    )
+    settings: dict[str, Any] = {
+        "tau": study.threshold.tau,
+        "epsilon": study.threshold.epsilon,
+        "price_book": load_price_book(study.price_book),
+        "accelerator": study.accelerator,
+        "families": families_of(study.attacks),
+        "documents": document_holders(study.attacks),
+        "budget": study.budget.model_dump(),
+    }
+    assessment = assess(tables.units, tables.trajectories, **settings)
     write_report(
         Path(directory),
         study,
@@ -281,6 +281,7 @@ def make_report(
         skipped=(*plan.skipped, *not_hardened(plan, tables.units)),
         environment=store.environments()[-1],
         targets=[target.model_dump(mode="json") for target in plan.targets],
+        others=at_thresholds(assessment, tables.units, tables.trajectories, **settings),
     )
     return Run(Path(directory), study, tables.units, assessment, _read_summary(Path(directory)))
 

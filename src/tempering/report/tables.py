@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,10 @@ from tempering.engine.files import replace_file
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
+
+
+_COMPARED = ("multipliers", "tax", "absence")
+"""Tables that only a comparison of defences has."""
 
 
 class RunTables(Protocol):
@@ -32,22 +37,17 @@ class RunTables(Protocol):
         """One row a trial of a search."""
 
 
-def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
-    """Write the tables to ``directory/<name>.parquet``, each atomically.
+def table_frames(tables: RunTables, assessment: Assessment) -> dict[str, pd.DataFrame]:
+    """The tables of a run by name.
 
     They are ``units, trajectories, breaks, survival, prices``, after a search ``trials``, and of a comparison of defences ``multipliers,
-    tax, absence``, those of them that have rows; what a run of before left of those is removed. The trajectories are the assessment's, so
-    that they carry ``recovered``, ``gpu_hours`` and ``usd``.
+    tax, absence``, those of them that have rows. The trajectories are the assessment's, so that they carry ``recovered``, ``gpu_hours``
+    and ``usd``.
 
     Args:
-        directory: made if it is missing.
         tables: what the engine produced.
         assessment: what economics made of it.
-
-    Returns:
-        The files, in the order above.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     frames = {
         "units": tables.units,
         "trajectories": assessment.trajectories,
@@ -57,16 +57,32 @@ def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> 
     }
     if tables.trials is not None and len(tables.trials):
         frames["trials"] = tables.trials
-    for name in ("multipliers", "tax", "absence"):
-        frame: pd.DataFrame = getattr(assessment, name)
-        if len(frame):
-            frames[name] = frame
-        else:
-            (directory / f"{name}.parquet").unlink(missing_ok=True)
-    paths = []
-    for name, frame in frames.items():
-        buffer = io.BytesIO()
-        parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
-        paths.append(directory / f"{name}.parquet")
-        replace_file(paths[-1], buffer.getvalue())
-    return paths
+    return frames | {name: getattr(assessment, name) for name in _COMPARED if len(getattr(assessment, name))}
+
+
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as the content of a Parquet file."""
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def write_tables(directory: Path, parquets: Mapping[str, bytes], csvs: Mapping[str, bytes]) -> list[Path]:
+    """Write tables to ``directory/<name>.parquet`` and ``.csv``, each atomically; what a run of before left of others is removed.
+
+    Args:
+        directory: made if it is missing.
+        parquets: every table, as :func:`parquet_bytes` makes it.
+        csvs: those that are too large to be in the page.
+
+    Returns:
+        The files, in that order.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {f"{name}.parquet": content for name, content in parquets.items()} | {f"{name}.csv": text for name, text in csvs.items()}
+    stale = {f"{name}.parquet" for name in _COMPARED} | {f"{name}.csv" for name in parquets}
+    for name in sorted(stale - set(contents)):
+        (directory / name).unlink(missing_ok=True)
+    for name, content in contents.items():
+        replace_file(directory / name, content)
+    return [directory / name for name in contents]
