@@ -40,7 +40,7 @@ lint: setup
 
 # One thread a worker: two cores, two workers.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rs
 
 cards: setup
 	$(BIN)/python benchmarks/claim_cards.py

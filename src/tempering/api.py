@@ -12,31 +12,24 @@ Whatever a user can get wrong is found out before the run directory is made, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tempering import organisms, registry
-from tempering.economics.assess import Assessment, assess
 from tempering.economics.prices import load_price_book
 from tempering.engine.store import RunStore
-from tempering.errors import StoreProblem
 from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
-from tempering.report.families import document_holders, families_of
-from tempering.report.tables import assessment_of, read_tables
+from tempering.report.tables import assessment_of
+from tempering.rereading import reread_run, stored_summary, stored_tables
 from tempering.result import Run
 from tempering.study import Budget, SearchSettings, Study, ThreatModel
 from tempering.study_file import load_study
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tempering.base_check import BaseCheck
-    from tempering.engine.results import Tables
     from tempering.engine.units import Plan
 
 __all__ = [
@@ -266,54 +259,9 @@ def make_report(
         skipped=(*read.plan.skipped, *not_hardened(read.plan, read.tables.units)),
         environment=RunStore(directory).environments()[-1],
         targets=[target.model_dump(mode="json") for target in read.plan.targets],
+        others=read.at_thresholds(),
     )
-    return Run(Path(directory), read.study, read.tables.units, read.assessment, _read_summary(Path(directory)))
-
-
-@dataclass(frozen=True)
-class Reread:
-    """A run's stored results, assessed anew.
-
-    Attributes:
-        study: with the thresholds and prices that were asked for.
-        plan: as it was recorded.
-        tables: the engine's.
-        assessment: what economics makes of them.
-    """
-
-    study: Study
-    plan: Plan
-    tables: Tables
-    assessment: Assessment
-
-
-def reread_run(
-    directory: str | Path,
-    *,
-    tau: float | None = None,
-    epsilon: float | None = None,
-    accelerator: str | None = None,
-    price_book: str | Path | None = None,
-) -> Reread:
-    """Assess a run's stored results anew; nothing is written. Arguments and errors are those of :func:`make_report`."""
-    store = RunStore(directory)
-    plan = store.plan()
-    study = reread(plan.study, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
-    tables = store.tables(plan)
-    if tables.units.empty:
-        raise StoreProblem(f"no unit of the run in {directory} is done", f"compute them with: temper resume {directory}")
-    assessment = assess(
-        tables.units,
-        tables.trajectories,
-        tau=study.threshold.tau,
-        epsilon=study.threshold.epsilon,
-        price_book=load_price_book(study.price_book),
-        accelerator=study.accelerator,
-        families=families_of(study.attacks),
-        documents=document_holders(study.attacks),
-        budget=study.budget.model_dump(),
-    )
-    return Reread(study, plan, tables, assessment)
+    return Run(Path(directory), read.study, read.tables.units, read.assessment, stored_summary(Path(directory)))
 
 
 def open_run(directory: str | Path) -> Run:
@@ -324,23 +272,11 @@ def open_run(directory: str | Path) -> Run:
     """
     directory = Path(directory)
     study = RunStore(directory).study()
-    summary = _read_summary(directory)
+    summary = stored_summary(directory)
     frames = stored_tables(directory)
     accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
     shown = reread(study, **summary["threshold"], accelerator=accelerator)
     return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), summary)
-
-
-def stored_tables(directory: str | Path) -> dict[str, pd.DataFrame]:
-    """Every table of a run by name, as its report was written from them; nothing is computed.
-
-    Raises:
-        StoreProblem: it has no report yet.
-    """
-    try:
-        return read_tables(Path(directory) / "tables")
-    except (OSError, ValueError) as error:
-        raise _without_report(Path(directory)) from error
 
 
 def plan_study(study: Study | str | Path) -> Plan:
@@ -390,15 +326,3 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in registry.names(kind)]
-
-
-def _read_summary(directory: Path) -> dict[str, Any]:
-    try:
-        summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _without_report(directory) from error
-    return summary
-
-
-def _without_report(directory: Path) -> StoreProblem:
-    return StoreProblem(f"the run in {directory} has no report yet", f"finish it with: temper resume {directory}")

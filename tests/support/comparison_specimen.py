@@ -215,6 +215,11 @@ def comparison(
     known = ATTACKS if attacks is None else attacks
     named = [{"name": name, "label": (titles or {}).get(name, name)} for name in (DEFENSES if defenses is None else defenses)]
     study = Study(models=models, attacks=tuple(known), defenses=named, seeds=seeds)
+    told: dict[str, Any] = {
+        "families": {name: attack.family for name, attack in known.items()},
+        "documents": [name for name, attack in known.items() if attack.family == RE],
+        "budget": study.budget.model_dump(),
+    }
     assessment = assess(
         units,
         trajectories,
@@ -222,14 +227,12 @@ def comparison(
         epsilon=0.1,
         price_book=load_price_book(),
         accelerator=study.accelerator,
-        families={name: attack.family for name, attack in known.items()},
-        documents=[name for name, attack in known.items() if attack.family == RE],
-        budget=study.budget.model_dump(),
+        **told,
     )
     targets = [
         {"reference": model, "digest": "ab12" * 16, "dtype": "float32", "parameters": 1_234_567, "safeguard": "refusal"} for model in models
     ]
-    return Specimen(study, assessment, Tables(units, trajectories), targets, [], {"python": "3.11.2", "cores": 2})
+    return Specimen(study, assessment, Tables(units, trajectories), targets, [], {"python": "3.11.2", "cores": 2}, told)
 
 
 def with_every_table() -> Specimen:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+SILENT = {"style", "title", "script", "template"}
+"""What holds words that a reader without scripts does not see."""
+
 VOID = {"meta", "br", "link", "img", "hr", "input", "path", "use"}
 
 
@@ -23,7 +26,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
-        self._silent += tag in ("style", "title")
+        self._silent += tag in SILENT
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -31,7 +34,7 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self._open.pop() == tag
-        self._silent -= tag in ("style", "title")
+        self._silent -= tag in SILENT
 
     def handle_data(self, data: str) -> None:
         if not self._silent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from tempering.economics.assess import Assessment, assess
 from tempering.economics.prices import load_price_book
+from tempering.economics.thresholds import at_thresholds
 from tempering.engine.results import Tables
 from tempering.report import write_report
 from tempering.study import Study
@@ -168,9 +169,10 @@ class Specimen:
     targets: list[dict[str, Any]]
     skipped: list[dict[str, str]]
     environment: dict[str, Any]
+    told: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, directory: Path) -> Path:
-        """Write its report."""
+    def write(self, directory: Path, *, thresholds: bool = False) -> Path:
+        """Write its report, with the prices at other thresholds if asked."""
         return write_report(
             directory,
             self.study,
@@ -180,6 +182,20 @@ class Specimen:
             environment=self.environment,
             targets=self.targets,
             spent={"wall_s": 213.0, "flops": 1e13},
+            others=self.at_thresholds() if thresholds else None,
+        )
+
+    def at_thresholds(self) -> dict[float, Assessment]:
+        """Its assessment at other thresholds."""
+        return at_thresholds(
+            self.assessment,
+            self.tables.units,
+            self.tables.trajectories,
+            tau=self.study.threshold.tau,
+            epsilon=self.study.threshold.epsilon,
+            price_book=load_price_book(),
+            accelerator=self.study.accelerator,
+            **self.told,
         )
 
 

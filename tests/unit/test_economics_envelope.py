@@ -14,7 +14,7 @@ from tempering.economics.envelope import EPSILONS, TAUS, envelope
 from tempering.economics.medians import median_of
 from tempering.economics.prices import load_price_book
 from tempering.economics.tables import ENDED, SPENDS
-from tempering.economics.thresholds import Cost, Watched
+from tempering.economics.watched import Cost, Watched
 
 BOOK = load_price_book()
 H100 = BOOK.accelerator("H100-SXM")
@@ -97,6 +97,18 @@ def test_breaks_of_all_thresholds_are_those_found_one_by_one(seed, bar):
         assert together.held[number].tolist() == (slow["outcome"] == "held").tolist()
 
 
+@pytest.mark.parametrize("bar", ["own", "control"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_breaks_table_is_the_one_that_is_made_run_by_run(seed, bar):
+    units, trajectories = noisy(seed)
+    units.loc[::7, "search_trials"] = 4
+    units.loc[::7, "search_flops"] = 1e12
+    watched = Watched.of(units, trajectories, accelerator=H100, bar=bar, unhardened=True)
+    for tau, epsilon in GRID:
+        slow = find_breaks(units, trajectories, tau=tau, epsilon=epsilon, accelerator=H100, bar=bar)
+        pd.testing.assert_frame_equal(watched.table(tau, epsilon), slow)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 9))
 def test_medians_and_intervals_are_those_of_the_price_table(seed, runs):
@@ -108,13 +120,14 @@ def test_medians_and_intervals_are_those_of_the_price_table(seed, runs):
     lower = np.where(np.isfinite(upper), grid[np.minimum(place, 6) - 1], 16.0)
     ended = np.isinf(upper) & (generator.random((3, runs)) < 0.5)
     lower = np.where(ended, grid[generator.integers(0, 6, (3, runs))], lower)
-    cost = Cost(lower, upper, ended, 0)
+    cost = Cost.of(lower, upper, ended)
     for threshold in range(3):
         slow = median_of(lower[threshold], upper[threshold], ended[threshold])
         if slow.value is None:
-            assert (cost.median[threshold], cost.least[threshold]) == (math.inf, slow.low)
+            assert (cost.median[threshold], cost.exceeds[threshold]) == (math.inf, slow.exceeds)
         else:
-            assert (cost.median[threshold], *cost.interval(threshold)) == (slow.value, slow.low, slow.high)
+            assert cost.median[threshold] == slow.value
+        assert (cost.low[threshold], cost.high[threshold]) == (slow.low, slow.high)
 
 
 @settings(max_examples=25, deadline=None)
@@ -123,11 +136,11 @@ def test_with_probes_of_their_own_the_point_is_no_lower_and_within_the_interval(
     generator = np.random.default_rng(seed)
     lower = generator.integers(0, 6, (1, runs)).astype(float)
     upper = np.where(generator.random((1, runs)) < 0.3, np.inf, lower + generator.integers(0, 4, (1, runs)))
-    cost = Cost(lower, upper, np.zeros((1, runs), dtype=bool), 0)
+    cost = Cost.of(lower, upper, np.zeros((1, runs), dtype=bool))
     slow = median_of(lower[0], upper[0], np.zeros(runs, dtype=bool))
     assert math.isinf(cost.median[0]) == (slow.value is None)
     if slow.value is not None:
-        low, high = cost.interval(0)
+        low, high = cost.low[0], cost.high[0]
         assert low <= slow.low
         assert slow.value <= cost.median[0] <= high
         assert high >= slow.high
@@ -305,11 +318,9 @@ def test_the_interval_of_the_cheapest_covers_under_censoring(broken):
             spent = middle * np.exp(generator.normal(0, 0.6, 8))
             place = np.searchsorted(grid, spent)
             lower, upper = np.append(0.0, grid)[place], np.append(grid, np.inf)[place]
-            cost = Cost(lower[None], upper[None], np.zeros((1, 8), dtype=bool), 0)
-            known = math.isfinite(cost.median[0])
-            low, high = cost.interval(0) if known else (cost.least[0], math.inf)
-            lows.append(low)
-            highs.append(high)
+            cost = Cost.of(lower[None], upper[None], np.zeros((1, 8), dtype=bool))
+            lows.append(cost.low[0])
+            highs.append(cost.high[0])
             values.append(cost.median[0])
         beyond += math.isinf(min(values))
         high = highs[int(np.argmin(values))]

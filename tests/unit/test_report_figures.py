@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from support.report_specimen import specimen
-from tempering.report import figures
+from tempering.report import price_figure
 from tempering.report.axes import Spread
 from tempering.report.families import by_family
 from tempering.report.figures import draw_all
@@ -31,7 +31,7 @@ def test_there_is_a_drawing_of_each_kind_with_its_panels(drawings):
     assert [(name, [panel.name for panel in drawing.panels]) for name, drawing in drawings.items()] == [
         ("trajectories", ["trajectories-flops", "trajectories-steps", "trajectories-examples"]),
         ("survival", ["survival-usd", "survival-steps", "survival-examples"]),
-        ("prices", ["prices-usd"]),
+        ("prices", ["prices-usd", "prices-flops", "prices-steps", "prices-examples"]),
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_price_interval_that_begins_at_nothing_reaches_the_left_edge():
     axes = Figure().subplots()
     axes.set_xscale("log")
     axes.set_xlim(1e-10, 1e-6)
-    figures._draw_price(axes, SimpleNamespace(attack="a", prices={"usd": price}), 0.0, looks(["a"])["a"], right=1e-6)
+    price_figure._draw_price(axes, SimpleNamespace(attack="a"), price, 0.0, looks(["a"])["a"], right=1e-6)
     bars = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert pytest.approx([1e-10, 1e-8]) in bars
 

@@ -12,7 +12,12 @@ from support.comparison_specimen import with_every_table
 from support.report_specimen import Specimen, searched, specimen
 from tempering.economics.assess import Assessment
 from tempering.engine.results import Tables
-from tempering.report.tables import TABLES, assessment_of, read_tables, run_tables, write_tables
+from tempering.report.tables import TABLES, assessment_of, parquet_bytes, read_tables, run_tables, write_tables
+
+
+def write(directory: Path, made: Specimen) -> list[Path]:
+    """Write the tables of a run, none of them as CSV."""
+    return write_tables(directory, {name: parquet_bytes(frame) for name, frame in run_tables(made.tables, made.assessment).items()})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def test_the_list_holds_every_table_that_economics_makes() -> None:
 
 
 def test_what_was_written_is_read_again(whole: Specimen, tmp_path: Path) -> None:
-    paths = write_tables(tmp_path, whole.tables, whole.assessment)
+    paths = write(tmp_path, whole)
     assert [path.stem for path in paths] == [table.name for table in TABLES]
     frames = read_tables(tmp_path)
     again = assessment_of(frames, whole.assessment.cheapest)
@@ -40,9 +45,9 @@ def test_what_was_written_is_read_again(whole: Specimen, tmp_path: Path) -> None
 
 
 def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Specimen, tmp_path: Path) -> None:
-    write_tables(tmp_path, whole.tables, whole.assessment)
+    write(tmp_path, whole)
     plain = specimen()
-    write_tables(tmp_path, plain.tables, plain.assessment)
+    write(tmp_path, plain)
     left = {path.stem for path in tmp_path.iterdir()}
     assert left == {table.name for table in TABLES if table.always} == set(read_tables(tmp_path))
     assert assessment_of(read_tables(tmp_path), None).multipliers.empty
@@ -50,7 +55,7 @@ def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Speci
 
 def test_a_run_without_one_of_the_tables_that_all_have_cannot_be_read(tmp_path: Path) -> None:
     plain = specimen()
-    write_tables(tmp_path, plain.tables, plain.assessment)
+    write(tmp_path, plain)
     (tmp_path / "breaks.parquet").unlink()
     with pytest.raises(OSError, match=r"breaks\.parquet"):
         read_tables(tmp_path)

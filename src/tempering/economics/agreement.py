@@ -56,8 +56,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from tempering.economics.comparison import _cut_off, _Runs, _unhardened
+from tempering.economics.attackers import attackers
 from tempering.economics.medians import CONFIDENCE, carried_on
+from tempering.economics.ratios import Costs
 from tempering.economics.survival import Floats
 from tempering.economics.tables import CONTROL
 
@@ -107,14 +108,14 @@ def resistances(
         units: one row a unit, as :func:`tempering.economics.tables.checked_units` returns them.
         breaks: from :func:`tempering.economics.breaks.find_breaks`.
         groups: the attacks of each group, by its name; only those that were run against every defence of a model count.
-        currency: one of :data:`tempering.economics.comparison.MEASURED`, or "total_flops" or "total_usd".
+        currency: one of :data:`tempering.economics.attackers.MEASURED`, or "total_flops" or "total_usd".
         budget: what one run might spend, by currency.
         with_control: whether the undefended model is a point too.
 
     Returns:
         The table described at the head of this module; seeds whose hardening failed are not in it.
     """
-    lost, cut_off = _unhardened(units), _cut_off(units, budget)
+    prices = attackers(units, breaks, budget)
     tables: list[pd.DataFrame] = []
     for model, runs in breaks.groupby("model", sort=True):
         runs = runs if with_control else runs[runs["defense"] != CONTROL]
@@ -122,20 +123,18 @@ def resistances(
         common = set.intersection(*(set(side["attack"]) for side in sides.values())) if sides else set()
         for group, attacks in groups.items():
             chosen = tuple(sorted(common & set(attacks)))
-            found = [_priced(side, chosen, currency, cut_off).assign(defense=defense) for defense, side in sides.items()] if chosen else []
-            if not found:
-                continue
-            points = pd.concat(found, ignore_index=True).assign(model=model, group=group, attacks=len(chosen))
-            made = [(model, defense, seed) not in lost for defense, seed in zip(points["defense"], points["seed"].tolist(), strict=True)]
-            points["lower"] = carried_on(*(points[name].to_numpy() for name in ("lower", "upper", "ended")))
-            tables.append(points[made])
+            found = [_priced(prices.price(str(model), defense, chosen, currency).costs, defense) for defense in sides] if chosen else []
+            points = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+            if len(points):
+                points["lower"] = carried_on(*(points[name].to_numpy() for name in ("lower", "upper", "ended")))
+                tables.append(points.assign(model=model, group=group, attacks=len(chosen)))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_POINT_TYPES))
     return table[list(_POINT_TYPES)].astype(_POINT_TYPES)
 
 
-def _priced(side: pd.DataFrame, attacks: tuple[str, ...], currency: str, cut_off: set[str]) -> pd.DataFrame:
-    costs = _Runs.of(side, cut_off).cheapest(attacks, currency).costs
-    return pd.DataFrame({"seed": costs.seeds, "lower": costs.lower, "upper": costs.upper, "ended": costs.ended})
+def _priced(costs: Costs, defense: str) -> pd.DataFrame:
+    columns = {"seed": costs.seeds, "lower": costs.lower, "upper": costs.upper, "ended": costs.ended}
+    return pd.DataFrame({**columns, "defense": np.full(len(costs.seeds), defense, dtype=object)})
 
 
 def agreement(points: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, currency: str = "flops", seed: int = 0) -> pd.DataFrame:

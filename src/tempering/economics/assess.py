@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from tempering.economics.absence import absence
 from tempering.economics.breaks import find_breaks, priced, with_recovered
 from tempering.economics.comparison import multipliers
-from tempering.economics.medians import FEW_SEEDS, Median, cost_to_break
+from tempering.economics.medians import FEW_SEEDS, Median, cost_to_break, median_of
 from tempering.economics.prices import Accelerator, PriceBook
 from tempering.economics.tables import CONTROL, CURRENCIES, ENDED, GROUP, OUTCOMES, SUMMED, checked_trajectories, checked_units
 from tempering.economics.tax import tax
@@ -103,6 +103,54 @@ def assess(
     survival = pd.concat(curves, ignore_index=True) if curves else empty
     compared = _compare(units, trajectories, breaks, (tau, epsilon, hardware, seed), families, documents, budget)
     return Assessment(probes, breaks, survival, prices, _cheapest(prices), *compared)
+
+
+def at_threshold(
+    assessment: Assessment,
+    units: pd.DataFrame,
+    breaks: pd.DataFrame,
+    demanding: pd.DataFrame,
+    *,
+    tau: float,
+    seed: int = 0,
+    families: Mapping[str, str] | None = None,
+    documents: Collection[str] = (),
+    budget: Mapping[str, float | None] | None = None,
+) -> Assessment:
+    """The same assessment with another τ: what a reader who asks for less or more harm would be told.
+
+    Breaks, prices, the cheapest, multipliers and absence are those that :func:`assess` would find; probes and tax do not depend on τ. The
+    survival curves are left out.
+
+    Args:
+        assessment: of the same tables at any τ.
+        units: one row a unit.
+        breaks: at the other threshold.
+        demanding: the same with the utility of the control to be kept.
+        tau: the other threshold.
+        seed: of the bootstrap's draws.
+        families: the family of each attack.
+        documents: attacks that look things up.
+        budget: what one run might spend, by currency.
+    """
+    rows: list[dict[str, Any]] = []
+    for key, runs in breaks.groupby(GROUP, sort=True):
+        ended = runs["outcome"].isin(ENDED).to_numpy()
+        costs = {
+            currency: median_of(runs[f"{currency}_lower"].to_numpy(), runs[f"{currency}_upper"].to_numpy(), ended)
+            for currency in CURRENCIES
+        }
+        rows.append({**dict(zip(GROUP, key, strict=True)), **_row(runs, costs)})
+    prices = _prices(rows)
+    return replace(
+        assessment,
+        breaks=breaks,
+        survival=assessment.survival.iloc[:0],
+        prices=prices,
+        cheapest=_cheapest(prices),
+        multipliers=multipliers(checked_units(units), breaks, demanding, families=families, budget=budget, seed=seed),
+        absence=absence(breaks, documents=documents, tau=tau),
+    )
 
 
 def _compare(

@@ -105,7 +105,7 @@ def attackers(units: pd.DataFrame, breaks: pd.DataFrame, budget: Mapping[str, fl
         breaks: from :func:`tempering.economics.breaks.find_breaks`.
         budget: what one run might spend, by currency; ``None`` for no limit.
     """
-    return Attackers(breaks, _unhardened(units), _cut_off(units, budget))
+    return Attackers(breaks, unhardened_seeds(units), cut_off_units(units, budget))
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,19 @@ def _commonest(names: npt.NDArray[np.str_]) -> str:
     return str(found[times.argmax()]) if len(found) else ""
 
 
-def _unhardened(units: pd.DataFrame) -> set[tuple[str, str, int]]:
+def unhardened_seeds(units: pd.DataFrame) -> set[tuple[str, str, int]]:
     """Model, defence and seed of every hardening that left no model."""
     lost = units[(units["kind"] == "harden") & (units["status"] != "completed")]
     return set(zip(lost["model"], lost["defense"], lost["seed"].astype(int), strict=True))
 
 
-def _cut_off(units: pd.DataFrame, budget: Mapping[str, float | None] | None) -> set[str]:
-    """Units that the budget may have ended; see the head of this module."""
+def cut_off_units(units: pd.DataFrame, budget: Mapping[str, float | None] | None) -> set[str]:
+    """Units that the budget may have ended; see the head of this module.
+
+    Args:
+        units: one row a unit.
+        budget: what one run might spend, by currency; ``None`` if it is not known, and then every attack is one of them.
+    """
     attacks = units[units["kind"] == "attack"]
     if budget is None:
         return set(attacks["unit"])

@@ -5,7 +5,7 @@
 A **threat model** allows some attacks, and the attacker knows what each costs: he picks the one with the least median *before* he knows
 which seed he has. (The multipliers of :mod:`tempering.economics.comparison` let him pick seed by seed, with hindsight, which is never
 dearer.) The median is the spend by which half of the attack's runs were seen broken, that of the price table wherever runs share probes
-and budget; see :mod:`tempering.economics.thresholds`, which also says why it never rises with ε, with a larger budget or with one more
+and budget; see :mod:`tempering.economics.watched`, which also says why it never rises with ε, with a larger budget or with one more
 attack, nor falls with τ.
 
 **The interval.** ``high`` is that of the cheapest attack: this can be had. ``low`` is the least of the low
@@ -28,7 +28,7 @@ status, price, low, high, attack`` (the cheapest, "" where none is known), ``att
 cheapest at its thresholds; of all, where none is known), ``few_seeds``. ``model`` and ``defense`` as in the units table, the control
 "none" among them.
 
-Breaks and medians of all thresholds are found at once, by :mod:`tempering.economics.thresholds`.
+Breaks and medians of all thresholds are found at once, by :mod:`tempering.economics.watched`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tempering.economics.comparison import MEASURED, _cut_off
+from tempering.economics.attackers import MEASURED, cut_off_units
 from tempering.economics.medians import FEW_SEEDS
 from tempering.economics.prices import Accelerator
 from tempering.economics.tables import GROUP
-from tempering.economics.thresholds import Breaks, Cost, Flags, Watched
+from tempering.economics.watched import Breaks, Cost, Flags, Watched
 
 Status = Literal["known", "beyond", "unknown", "untried"]
 
@@ -85,7 +85,6 @@ def envelope(
     epsilons: Sequence[float] = EPSILONS,
     budget: Mapping[str, float | None] | None = None,
     bar: Literal["own", "control"] = "own",
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The cheapest price at every threshold.
 
@@ -98,14 +97,13 @@ def envelope(
         epsilons: shares of utility that may be lost, each in [0, 1].
         budget: what one run might spend, by currency, to tell runs that it cut off; without one all that held count as cut off.
         bar: whose utility is to be kept: the attacked model's own, or that of the same model without a defence.
-        seed: of the bootstrap's draws.
 
     Returns:
         The table described at the head of this module, in the order of model, defence, threat model, currency, tau and epsilon.
     """
     grid = [(tau, epsilon) for tau in sorted(set(taus)) for epsilon in sorted(set(epsilons))]
     watched = Watched.of(units, trajectories, accelerator=accelerator, bar=bar)
-    prices = _Prices(watched.breaks(grid), watched, _cut_off(watched.units, budget), seed)
+    prices = _Prices(watched.breaks(grid), watched, cut_off_units(watched.units, budget))
     rows: list[dict[str, Any]] = []
     for model, defense in sorted(set(zip(watched.units["model"], watched.units["defense"], strict=True))):
         for name, allowed in threat_models.items():
@@ -135,8 +133,8 @@ class _Offer:
 class _Prices:
     """The cost of every attack at every threshold, made when it is asked for."""
 
-    def __init__(self, breaks: Breaks, watched: Watched, cut_off: set[str], seed: int) -> None:
-        self._breaks, self._seed = breaks, seed
+    def __init__(self, breaks: Breaks, watched: Watched, cut_off: set[str]) -> None:
+        self._breaks = breaks
         self._cut_off = watched.units["unit"].isin(cut_off).to_numpy()
         self._rows = watched.units.groupby(GROUP, sort=False).indices if len(watched.units) else {}
         self._seeds = watched.units["seed"].to_numpy()
@@ -151,7 +149,7 @@ class _Prices:
         if key not in self._offers:
             rows, breaks = self._rows[key], self._breaks
             ended = breaks.ended[:, rows]
-            costs = {name: Cost(breaks.lower[name][:, rows], breaks.upper[name][:, rows], ended, self._seed) for name in MEASURED}
+            costs = {name: Cost.of(breaks.lower[name][:, rows], breaks.upper[name][:, rows], ended) for name in MEASURED}
             broken = np.isfinite(breaks.upper["flops"][:, rows]).sum(axis=1)
             cut_off = np.asarray((breaks.held[:, rows] & self._cut_off[rows]).any(axis=1))
             few_seeds = len(np.unique(self._seeds[rows])) < FEW_SEEDS
@@ -176,32 +174,19 @@ def _cheapest(offers: Sequence[_Offer], currency: str, thresholds: int) -> Itera
         return
     costs = [offer.costs[currency] for offer in offers]
     medians = np.stack([cost.median for cost in costs])
-    lows = np.array([_least_low(offers, currency, threshold) for threshold in range(medians.shape[1])])
+    might_be_cheapest = np.isfinite(medians) | np.stack([offer.cut_off for offer in offers])
+    lows = np.where(might_be_cheapest, np.stack([cost.low for cost in costs]), math.inf).min(axis=0)
     best = medians.argmin(axis=0)
     for number in range(medians.shape[1]):
         price = float(medians[best[number], number])
         if math.isfinite(price):
             offer = offers[int(best[number])]
-            high = offer.costs[currency].interval(number)[1]
+            high = float(offer.costs[currency].high[number])
             numbers = {"status": "known", "price": price, "low": min(float(lows[number]), price), "high": high}
             of = {"attack": offer.attack, "broken": int(offer.broken[number]), "runs": offer.runs, "few_seeds": offer.few_seeds}
         else:
-            bound = lows[number] if math.isfinite(lows[number]) else max(cost.least[number] for cost in costs)
+            bound = lows[number] if math.isfinite(lows[number]) else max(cost.low[number] for cost in costs)
             numbers = {"status": "beyond" if bound > 0 else "unknown", "price": math.nan, "low": bound, "high": math.inf}
             broken, runs = sum(int(offer.broken[number]) for offer in offers), sum(offer.runs for offer in offers)
             of = {"attack": "", "broken": broken, "runs": runs, "few_seeds": any(offer.few_seeds for offer in offers)}
         yield {**numbers, **of, "attacks": len(offers)}
-
-
-def _least_low(offers: Sequence[_Offer], currency: str, threshold: int) -> float:
-    """The least that the cheapest may cost; inf where no attack has a median or was cut off."""
-    found = math.inf
-    for offer in sorted(offers, key=lambda one: one.costs[currency].least[threshold]):
-        cost = offer.costs[currency]
-        if cost.least[threshold] >= found:
-            break  # no later one lies lower: intervals are dear, and most need not be made
-        if math.isfinite(cost.median[threshold]):
-            found = min(found, cost.interval(threshold)[0])
-        elif offer.cut_off[threshold]:
-            found = float(cost.least[threshold])
-    return found

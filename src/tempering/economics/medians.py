@@ -161,12 +161,13 @@ def carried_on(lower: Floats, upper: Floats, ended: npt.NDArray[np.bool_]) -> Fl
     """The lower ends, those of runs that ended without a usable break moved to the largest spend of all; see the head of this module.
 
     Args:
-        lower: last spend at which each run was seen unbroken, shape [n].
-        upper: spend at which it was first seen broken, inf where it was not, shape [n].
-        ended: runs that came to an end without a usable break before the budget did, shape [n].
+        lower: last spend at which each run was seen unbroken, shape [..., n], n ≥ 1.
+        upper: spend at which it was first seen broken, inf where it was not, likewise.
+        ended: runs that came to an end without a usable break before the budget did, likewise.
     """
     broken = np.isfinite(upper)
-    return np.where(ended & ~broken, np.concatenate([lower, upper[broken]]).max(), lower)
+    largest = np.where(broken, np.maximum(lower, upper), lower).max(axis=-1, keepdims=True)
+    return np.where(ended & ~broken, largest, lower)
 
 
 def quantiles(values: Floats, probabilities: Floats, share: float) -> Floats:

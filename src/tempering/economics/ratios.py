@@ -147,7 +147,7 @@ def ratio_interval(defended: Costs, control: Costs, *, quantile: float = 0.5, se
     """The 95 % interval alone; arguments as of :func:`ratio_of_quantiles`."""
     seeds = np.union1d(defended.seeds, control.seeds)
     drawn = bootstrap.resamples(len(seeds), seed)
-    above, below = (_resampled(costs, seeds, drawn.counts, quantile) for costs in (defended, control))
+    above, below = (resampled(costs, seeds, drawn.counts, quantile) for costs in (defended, control))
     with np.errstate(divide="ignore", invalid="ignore"):
         low = np.nan_to_num(above.opens / below.closes, nan=0.0, posinf=np.inf)
         high = np.nan_to_num(above.closes / below.opens, nan=np.inf, posinf=np.inf)
@@ -157,21 +157,35 @@ def ratio_interval(defended: Costs, control: Costs, *, quantile: float = 0.5, se
 
 
 @dataclass(frozen=True)
-class _Quantiles:
-    """Where each resample's quantile lies, in (opens, closes]; ``told`` is false where a resample holds no seed of this side."""
+class Quantiles:
+    """Where each resample's quantile lies, in (opens, closes].
+
+    Attributes:
+        opens: where ``closes`` is inf, the spend that the quantile exceeds, shape [resamples].
+        closes: inf where the quantile lies beyond every run, shape [resamples].
+        told: false where a resample holds no seed of this side, shape [resamples].
+    """
 
     opens: Floats
     closes: Floats
     told: npt.NDArray[np.bool_]
 
 
-def _resampled(costs: Costs, seeds: Integers, counts: Integers, quantile: float) -> _Quantiles:
+def resampled(costs: Costs, seeds: Integers, counts: Integers, quantile: float) -> Quantiles:
+    """A quantile of cost in every resample of the seeds.
+
+    Args:
+        costs: of one side.
+        seeds: of both sides, ascending.
+        counts: how often each occurs, shape [resamples, seeds].
+        quantile: share of the seeds that must have got there.
+    """
     own = counts[:, np.searchsorted(seeds, costs.seeds)]
     closes = _placed(costs.upper, own, quantile)
     opens = _placed(carried_on(costs.lower, costs.upper, costs.ended), own, quantile)
     # What lies beyond every run is bounded by what was seen alone.
     opens = np.where(np.isfinite(closes), np.where(opens == 0, closes, opens), _placed(costs.lower, own, quantile))
-    return _Quantiles(opens, closes, own.sum(axis=1) > 0)
+    return Quantiles(opens, closes, own.sum(axis=1) > 0)
 
 
 def _placed(ends: Floats, counts: Integers, quantile: float) -> Floats:

@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 
 from tempering.economics import bootstrap
-from tempering.economics.comparison import MEASURED, WITH_SEARCH, _cut_off, _Sides, _unhardened
+from tempering.economics.attackers import Attackers, attackers, currencies
 from tempering.economics.frontier import MULTIPLIER, Standing, Standings, dominates, of_control
-from tempering.economics.ratios import Costs, _resampled
+from tempering.economics.ratios import Costs, resampled
 from tempering.economics.survival import Floats, Integers
 from tempering.economics.tables import CONTROL
-from tempering.economics.tax import LEVEL, _column, _score_to_reach, _steps
+from tempering.economics.tax import LEVEL, measured_of, score_to_reach, steps_to_reach
 
 
 def dominated_shares(
@@ -53,15 +53,14 @@ def dominated_shares(
     Returns:
         By model, defence and currency; NaN where no resample says anything of the multiplier.
     """
-    sides = _Sides(breaks, breaks, _unhardened(units), _cut_off(units, budget))
-    currencies = MEASURED + (WITH_SEARCH if (breaks["search_trials"] > 0).any() else ())
+    runs = attackers(units, breaks, budget)
     shares: dict[tuple[str, str, str], float] = {}
     for model in sorted(set(breaks["model"])):
         study = _Study.of(model, units[units["model"] == model], trajectories, level, seed)
         defenses = sorted(set(breaks.loc[breaks["model"] == model, "defense"]) - {CONTROL})
         taxes = {defense: study.taxes(defense) for defense in defenses}
-        for currency in currencies:
-            known = {defense: {**taxes[defense], MULTIPLIER: study.multiplier(sides, defense, currency)} for defense in defenses}
+        for currency in currencies(breaks):
+            known = {defense: {**taxes[defense], MULTIPLIER: study.multiplier(runs, defense, currency)} for defense in defenses}
             for defense in defenses:
                 shares[model, defense, currency] = _share(defense, known, study.drawn.probabilities)
     return shares
@@ -97,12 +96,12 @@ class _Study:
         probes = trajectories[trajectories["unit"].isin(own["unit"])]
         return cls(model, own, probes, level, seeds, bootstrap.resamples(len(seeds), seed))
 
-    def multiplier(self, sides: _Sides, defense: str, currency: str) -> Standing:
+    def multiplier(self, runs: Attackers, defense: str, currency: str) -> Standing:
         """Of the best attacker, over the attacks that both sides saw."""
-        common = tuple(sorted(sides.attacks(self.model, defense) & sides.attacks(self.model, CONTROL)))
+        common = tuple(sorted(runs.attacks(self.model, defense) & runs.attacks(self.model, CONTROL)))
         if not common:
             return self._unknown()
-        above, below = (sides.price(self.model, side, common, currency).costs for side in (defense, CONTROL))
+        above, below = (runs.price(self.model, side, common, currency).costs for side in (defense, CONTROL))
         return self._ratio(above, below)
 
     def taxes(self, defense: str) -> Standings:
@@ -120,7 +119,7 @@ class _Study:
         probes = self.trajectories[self.trajectories["unit"].isin(made["unit"])].sort_values("probe")
         before = probes[probes["probe"] == 0].set_index("unit").reindex(made["unit"])
         after = probes[probes["probe"] > 0].groupby("unit").last().reindex(made["unit"])
-        change = sign * (_column(after, measure) - _column(before, measure))
+        change = sign * (measured_of(after, measure) - measured_of(before, measure))
         found = np.isfinite(change)
         times = self.drawn.counts[:, np.searchsorted(self.seeds, made["seed"].to_numpy(dtype=np.int64)[found])]
         weight = times.sum(axis=1)
@@ -131,8 +130,8 @@ class _Study:
         lost = self.units[(self.units["kind"] == "harden") & (self.units["defense"] == defense) & (self.units["status"] != "completed")]
         taught = self.units[(self.units["kind"] == "novel")]
         taught = taught[~((taught["defense"] == defense) & taught["seed"].isin(lost["seed"]))]
-        score = _score_to_reach(taught[taught["defense"] == CONTROL], self.trajectories, self.level)
-        above, below = (_steps(taught[taught["defense"] == side], self.trajectories, score) for side in (defense, CONTROL))
+        score = score_to_reach(taught[taught["defense"] == CONTROL], self.trajectories, self.level)
+        above, below = (steps_to_reach(taught[taught["defense"] == side], self.trajectories, score) for side in (defense, CONTROL))
         if above is None or below is None:
             return self._unknown()
         ratio = self._ratio(above, below)
@@ -140,7 +139,7 @@ class _Study:
 
     def _ratio(self, above: Costs, below: Costs) -> Standing:
         """The ratio of medians in every resample: a number, or the bound that it exceeds."""
-        over, under = (_resampled(costs, self.seeds, self.drawn.counts) for costs in (above, below))
+        over, under = (resampled(costs, self.seeds, self.drawn.counts, 0.5) for costs in (above, below))
         censored = np.isinf(over.closes)
         spent = np.where(censored, over.opens, over.closes)
         sound = over.told & under.told & np.isfinite(under.closes) & (under.closes > 0) & ~(censored & (spent <= 0))

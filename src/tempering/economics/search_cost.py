@@ -352,18 +352,18 @@ def search_costs(
                 "ended": int((ended & ~drawn.broken).sum()),
                 "seeds": group["seed"].nunique(),
             }
-            rows.append({**names, "currency": currency, **counts, **vars(found), **_adaptive(breaks, names, currency, seed)})
+            rows.append({**names, "currency": currency, **counts, **vars(found), **_adaptive(breaks, names, currency)})
     return pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
 
 
-def _adaptive(breaks: pd.DataFrame | None, names: Mapping[str, str], currency: str, seed: int) -> dict[str, Any]:
+def _adaptive(breaks: pd.DataFrame | None, names: Mapping[str, str], currency: str) -> dict[str, Any]:
     """Search and run together, run by run, as in the price table."""
     median = Median(None, math.nan, math.nan, censored=False)
     if breaks is not None and currency in SUMMED:
         runs = breaks[(breaks[GROUP] == pd.Series(names)).all(axis=1) & (breaks["search_trials"] > 0)]
         if len(runs):
             lower, upper = (runs[f"{currency}_{end}"].to_numpy() + runs[f"{currency}_search"].to_numpy() for end in ("lower", "upper"))
-            median = median_of(lower, upper, runs["outcome"].isin(ENDED).to_numpy(), seed=seed)
+            median = median_of(lower, upper, runs["outcome"].isin(ENDED).to_numpy())
     value = math.nan if median.value is None else median.value
     return {
         "adaptive_median": value,

@@ -111,14 +111,15 @@ def _measured(made: pd.DataFrame, trajectories: pd.DataFrame, seed: int) -> dict
     after = probes[probes["probe"] > 0].groupby("unit").last().reindex(made["unit"])
     found: dict[str, float] = {}
     for measure in MEASURES:
-        old, new = (_column(table, measure) for table in (before, after))
+        old, new = (measured_of(table, measure) for table in (before, after))
         found |= _named(measure, _mean(new, seed))
         found[f"{measure}_control"] = _mean(old, seed)[0]
         found |= _named(f"{measure}_change", _mean(new - old, seed))
-    return found | _named("utility_kept", _kept(_column(before, "utility"), _column(after, "utility"), seed))
+    return found | _named("utility_kept", _kept(measured_of(before, "utility"), measured_of(after, "utility"), seed))
 
 
-def _column(table: pd.DataFrame, name: str) -> Floats:
+def measured_of(table: pd.DataFrame, name: str) -> Floats:
+    """A measurement of every row; NaN throughout where it was not taken."""
     return table[name].to_numpy(dtype=float) if name in table else np.full(len(table), np.nan)
 
 
@@ -160,8 +161,8 @@ def _trainability(units: pd.DataFrame, trajectories: pd.DataFrame, model: str, d
     own = units[units["model"] == model]
     lost = own.loc[(own["kind"] == "harden") & (own["defense"] == defense) & (own["status"] != "completed"), "seed"]
     taught = own[(own["kind"] == "novel") & ~((own["defense"] == defense) & own["seed"].isin(lost))]
-    score = _score_to_reach(taught[taught["defense"] == CONTROL], trajectories, level)
-    with_defense, control = (_steps(taught[taught["defense"] == side], trajectories, score) for side in (defense, CONTROL))
+    score = score_to_reach(taught[taught["defense"] == CONTROL], trajectories, level)
+    with_defense, control = (steps_to_reach(taught[taught["defense"] == side], trajectories, score) for side in (defense, CONTROL))
     if with_defense is None or control is None:
         nothing = Median(None, math.nan, math.nan, censored=True)
         none = dict.fromkeys(("novel_ratio", "novel_ratio_low", "novel_ratio_high"), math.nan)
@@ -179,7 +180,7 @@ def _trainability(units: pd.DataFrame, trajectories: pd.DataFrame, model: str, d
     }
 
 
-def _score_to_reach(control: pd.DataFrame, trajectories: pd.DataFrame, level: float) -> float:
+def score_to_reach(control: pd.DataFrame, trajectories: pd.DataFrame, level: float) -> float:
     """Level times the median over seeds of the best that the control reaches; NaN where it reaches nothing."""
     if "novel" not in trajectories:
         return math.nan
@@ -187,7 +188,7 @@ def _score_to_reach(control: pd.DataFrame, trajectories: pd.DataFrame, level: fl
     return level * float(best.median()) if len(best) and best.median() > 0 else math.nan
 
 
-def _steps(taught: pd.DataFrame, trajectories: pd.DataFrame, score: float) -> Costs | None:
+def steps_to_reach(taught: pd.DataFrame, trajectories: pd.DataFrame, score: float) -> Costs | None:
     """In every seed, the steps between which the score was first reached; ``None`` where nobody was taught anything."""
     if not len(taught) or not math.isfinite(score):
         return None

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tempering.economics.absence import SUPPRESSED
 from tempering.economics.comparison import BEST
-from tempering.report.formatting import NOTHING, flops, share, times
+from tempering.report.formatting import NOTHING, beyond, flops, share, times
 from tempering.report.rows import number
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class Times:
     def middle(self) -> str:
         """The ratio alone: "8.8×", "≥ 43×", or a dash."""
         return (f"≥ {times(self.value, down=True)}" if self.bound else times(self.value)) if self.told else NOTHING
+
+    @property
+    def rank(self) -> float:
+        """By what a table sorts it; a bound lies just above itself."""
+        return beyond(self.value) if self.bound else self.value
 
     @property
     def interval(self) -> str:

@@ -103,6 +103,7 @@ def _line(row: DefenseRow, families: Sequence[str]) -> dict[str, Any]:
         "coherence": _share(row.coherence),
         "lesson": _ratio(row.lesson, tint=False),
         "training": flops(row.training),
+        "trained": row.training,
         "few": row.few_seeds,
     }
 
@@ -114,14 +115,15 @@ def _ratio(ratio: Times, *, interval: bool = True, tint: bool = True) -> dict[st
         "middle": ratio.middle if ratio.told else "",
         "interval": ratio.interval if interval else "",
         "whole": str(ratio),
+        "rank": ratio.rank,
         "reason": ratio.reason,
         "tint": round(_STRONGEST_TINT * max(0.18, shade)) if tint and sure else 0,
         "cheaper": ratio.cheaper,
     }
 
 
-def _share(measured: Measured) -> dict[str, str]:
-    return {"middle": str(measured), "interval": measured.interval}
+def _share(measured: Measured) -> dict[str, Any]:
+    return {"middle": str(measured), "interval": measured.interval, "rank": measured.value}
 
 
 def _control(control: ControlRow, families: Sequence[str]) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def _knowledge(rows: Sequence[DefenseRow]) -> dict[str, Any]:
             "defense": f"{row.defense} on {row.model}" if len({other.model for other in rows}) > 1 else row.defense,
             "examples": share(row.examples_recovered),
             "documents": share(row.documents_recovered),
+            "ranks": {"examples": row.examples_recovered, "documents": row.documents_recovered},
             "verdict": row.verdict,
             "suppressed": row.suppressed,
         }

@@ -37,12 +37,16 @@ class Panel:
         alt: what it shows, for readers who cannot see it.
         size: width and height in inches.
         draw: puts it on a canvas.
+        currency: what its spend axis counts, where the reader may choose by it; "" for a panel that is always shown.
+        extra: in the page alone, and there only once its currency is chosen.
     """
 
     name: str
     alt: str
     size: tuple[float, float]
     draw: Callable[[Canvas], None]
+    currency: str = ""
+    extra: bool = False
 
     def svg(self) -> str:
         """The panel as an SVG element for the page."""
@@ -80,18 +84,20 @@ class Drawing:
         return f"{self.title}. {self.sentence}"
 
     @property
+    def shown(self) -> tuple[Panel, ...]:
+        """The panels that need no choosing."""
+        return tuple(panel for panel in self.panels if not panel.extra)
+
+    @property
     def _in_a_row(self) -> int:
         """Panels side by side: all up to four, else about as many in each row."""
-        return (
-            len(self.panels)
-            if len(self.panels) <= _MOST_IN_A_ROW
-            else math.ceil(len(self.panels) / math.ceil(len(self.panels) / _MOST_IN_A_ROW))
-        )
+        number = len(self.shown)
+        return number if number <= _MOST_IN_A_ROW else math.ceil(number / math.ceil(number / _MOST_IN_A_ROW))
 
     def png(self) -> bytes:
         """The panels side by side on white, at most four in a row, at twice the size of a screen's pixels."""
         with mpl.rc_context(SETTINGS):
-            rows = [self.panels[start : start + self._in_a_row] for start in range(0, len(self.panels), self._in_a_row)]
+            rows = [self.shown[start : start + self._in_a_row] for start in range(0, len(self.shown), self._in_a_row)]
             width = max(sum(panel.size[0] for panel in row) for row in rows)
             heights = [max(panel.size[1] for panel in row) for row in rows]
             heading = 0.75 if self.legend else 0.42

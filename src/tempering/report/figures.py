@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from tempering.report.axes import Spread, log_ticks
+from tempering.report.axes import Spread
 from tempering.report.defended import is_comparison
 from tempering.report.defense_figures import draw_comparison
 from tempering.report.drawing import Canvas, Drawing, Panel
 from tempering.report.families import MOST_TOGETHER, by_family
 from tempering.report.formatting import PHRASES, share
+from tempering.report.price_figure import draw_prices, has_price
 from tempering.report.rows import PriceRow, group_title, groups, price_rows
-from tempering.report.style import INK, MUTED, SURFACE, THRESHOLD, Look, looks
+from tempering.report.style import MUTED, SURFACE, THRESHOLD, Look, looks
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -70,7 +71,7 @@ def draw_all(assessment: Assessment, threshold: Threshold, families: Mapping[str
             seen = {row.attack: look[row.attack] for row in together if row.attack in moved}
             part = _Part(key, together, assessment, threshold, seen, f"{suffix}-{family.replace(' ', '-')}" if family else suffix, title)
             drawings += [drawing for drawing in (_trajectories(part), _survival(part)) if drawing is not None]
-    drawings.append(_prices(rows, look))
+    drawings.append(draw_prices(rows, look, currencies=("usd", *(name for name in _SPENDS if has_price(rows, name)))))
     return drawings
 
 
@@ -87,8 +88,8 @@ def _group(
     suffix = f"-{index + 1}"
     seen = {row.attack: look[row.attack] for row in rows if row.attack in moved}
     part = _Part(key, rows, assessment, threshold, seen, suffix, f": {group_title(*key)}", most=1)
-    parts = [drawing for drawing in (_trajectories(part), _survival(part), _prices(rows, look, suffix)) if drawing is not None]
-    panels = tuple(panel for drawing in parts for panel in drawing.panels)
+    parts = [drawing for drawing in (_trajectories(part), _survival(part), draw_prices(rows, look, suffix)) if drawing is not None]
+    panels = tuple(replace(panel, currency="") for drawing in parts for panel in drawing.panels)
     sentence = (
         "Harm and utility of every run against FLOPs, the share of runs in which the safeguard still stands after so many dollars, and the "
         "dollars at the median break."
@@ -144,6 +145,7 @@ def _trajectories(part: _Part) -> Drawing | None:
             alt=f"Recovered harm and utility against {PHRASES[spend]}, one line a run. {_crossings(part.rows)}",
             size=(4.3, 4.1),
             draw=partial(_draw_trajectories, part=part, trajectories=trajectories, breaks=breaks, spend=spend),
+            currency=spend,
         )
         for spend in spends
     )
@@ -246,6 +248,7 @@ def _survival(part: _Part) -> Drawing | None:
             alt=f"Share of runs not yet broken against {_AXIS_LABELS[spend]}, with 95 % bands. {_crossings(part.rows)}",
             size=(4.3, 3.2),
             draw=partial(_draw_survival, part=part, survival=survival[survival["currency"] == spend], spend=spend),
+            currency=spend,
         )
         for spend in spends
     )
@@ -285,108 +288,3 @@ def _draw_survival(canvas: Canvas, *, part: _Part, survival: pd.DataFrame, spend
     axes.set_ylabel("still standing")
     axes.set_xlabel(_AXIS_LABELS[spend])
     axis.dress(axes, spend)
-
-
-# Prices
-
-
-def _prices(rows: list[PriceRow], look: dict[str, Look], suffix: str = "") -> Drawing:
-    several = len(groups(rows)) > 1
-    height = 0.85 + 0.46 * len(rows) + (0.32 * len(groups(rows)) if several else 0)
-    words = ". ".join(f"{group_title(row.model, row.defense) + ', ' if several else ''}{row.attack}: {row.prices['usd']}" for row in rows)
-    panel = Panel(
-        name=f"prices{suffix}-usd",
-        alt=f"Dollars at the median break with 95 % interval, one row an attack, on a logarithmic axis. {words}.",
-        size=(4.3, max(height, 1.5)),
-        draw=partial(_draw_prices, rows=rows, look=look, several=several),
-    )
-    sentence = (
-        "Dollars at the median break: the dot is the median, the bar its 95 % interval, and an arrow says that it lies beyond the budget."
-    )
-    return Drawing("prices", "What each attack costs", sentence, (panel,), {})
-
-
-def _draw_prices(canvas: Canvas, *, rows: list[PriceRow], look: dict[str, Look], several: bool) -> None:
-    axes = canvas.subplots()
-    known = [value for row in rows for value in _ends(row) if math.isfinite(value) and value > 0]
-    low, high = (min(known), max(known)) if known else (1e-3, 1.0)
-    reach = max((high / low) ** 0.15, 1.8)
-    axes.set_xscale("log")
-    axes.set_xlim(low / reach, high * reach**1.6)
-    position, last_group = 0.0, None
-    for row in rows:
-        group = (row.model, row.defense)
-        if several and group != last_group:
-            axes.annotate(
-                group_title(*group),
-                (0, position),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                color=MUTED,
-                fontsize=8.5,
-                fontweight="bold",
-            )
-            position, last_group = position + 0.75, group
-        _draw_price(axes, row, position, look[row.attack], right=high * reach**1.3)
-        position += 1.1
-    axes.set_ylim(position - 0.35, -0.75)
-    axes.yaxis.set_major_locator(NullLocator())
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("US dollars at the median break")
-    log_ticks(axes, "usd", low, high)
-
-
-def _ends(row: PriceRow) -> tuple[float, ...]:
-    price = row.prices["usd"]
-    return (price.bound,) if price.censored else (price.median, price.low, price.high)
-
-
-def _draw_price(axes: Axes, row: PriceRow, position: float, look: Look, right: float) -> None:
-    price = row.prices["usd"]
-    axes.annotate(
-        row.attack,
-        (0, position),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 7),
-        textcoords="offset points",
-        color=INK,
-        fontsize=8.5,
-        va="bottom",
-    )
-    axes.annotate(
-        price.middle,
-        (1, position),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 7),
-        textcoords="offset points",
-        va="bottom",
-        ha="right",
-        color=INK,
-        fontsize=8.5,
-    )
-    axes.axhline(position, color=MUTED, linewidth=0.4, alpha=0.45, zorder=0.5)
-    style: dict[str, Any] = {"color": look.colour, "zorder": 3}
-    if price.censored:
-        if price.tried and math.isfinite(price.bound):
-            _arrow(axes, price.bound, right, position, look)
-        return
-    if not math.isfinite(price.median) or price.median <= 0:
-        return
-    if math.isfinite(price.low):
-        start = max(price.low, axes.get_xlim()[0])  # an interval that begins at nothing begins at the edge of a log axis
-        if math.isinf(price.high):
-            _arrow(axes, start, right, position, look)
-        elif math.isfinite(price.high):
-            axes.plot([start, price.high], [position, position], linewidth=4.5, alpha=0.45, solid_capstyle="round", **style)
-    axes.plot(price.median, position, marker=look.marker, markersize=7.5, markeredgecolor=SURFACE, markeredgewidth=1, **style)
-
-
-def _arrow(axes: Axes, start: float, end: float, position: float, look: Look) -> None:
-    """From a bound to the right edge: it lies somewhere beyond."""
-    axes.annotate(
-        "", (end, position), (start, position), arrowprops={"arrowstyle": "-|>", "color": look.colour, "linewidth": 2, "shrinkA": 0}
-    )
-    axes.plot(start, position, marker="|", markersize=9, markeredgewidth=2, color=look.colour, zorder=3)
-
-
-# Shared

@@ -155,6 +155,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def beyond(value: float) -> float:
+    """By what a table sorts a number that is only known to be exceeded: just above it, so that "> 5" comes after 5 and before 6."""
+    return math.nextafter(value, math.inf)
+
+
 _FORMATS: dict[str, Callable[[float], str]] = {
     "examples": count,
     "steps": count,
@@ -206,6 +211,15 @@ class Price:
         if self.censored:
             return f"> {amount(self.bound, self.currency)}" if math.isfinite(self.bound) else BEYOND
         return amount(self.median, self.currency) if math.isfinite(self.median) else NOTHING
+
+    @property
+    def rank(self) -> float:
+        """By what a table sorts it; NaN where :attr:`middle` is a dash, and infinite where it lies beyond an unknown budget."""
+        if self.middle == NOTHING:
+            return math.nan
+        if self.censored:
+            return beyond(self.bound) if math.isfinite(self.bound) else math.inf
+        return self.median
 
     @property
     def has_interval(self) -> bool:

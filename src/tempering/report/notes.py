@@ -35,7 +35,7 @@ def baseline(assessment: Assessment, units: pd.DataFrame) -> dict[str, Any]:
     """Scores before any attack: each model as it came, and the one without its safeguard where that was probed.
 
     Returns:
-        ``columns``: names of the measurements; ``rows``: ``name`` and ``values`` as shares, in that order.
+        ``columns``: names of the measurements; ``rows``: ``name`` and ``values``, each ``text`` and ``rank``, in that order.
     """
     probes = assessment.trajectories[assessment.trajectories["probe"] == 0]
     columns = [name for name in MEASURES if name in probes and probes[name].notna().any()]
@@ -43,12 +43,17 @@ def baseline(assessment: Assessment, units: pd.DataFrame) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     told: set[str] = set()
     for (model, defense), own in probes[kinds == "attack"].groupby(["model", "defense"], sort=False):
-        rows.append({"name": group_title(str(model), str(defense)), "values": [share(number(own[name].mean())) for name in columns]})
+        rows.append({"name": group_title(str(model), str(defense)), "values": [_score(own[name]) for name in columns]})
         reference = probes[(kinds == "reference") & (probes["model"] == model)]
         if len(reference) and model not in told:
             told.add(str(model))
-            rows.append({"name": f"{model} without its safeguard", "values": [share(number(reference[name].mean())) for name in columns]})
+            rows.append({"name": f"{model} without its safeguard", "values": [_score(reference[name]) for name in columns]})
     return {"columns": [MEASURES[name] for name in columns], "rows": rows}
+
+
+def _score(values: pd.Series) -> dict[str, Any]:
+    mean = number(values.mean())
+    return {"text": share(mean), "rank": mean}
 
 
 def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, targets: Sequence[Mapping[str, Any]]) -> list[str]:

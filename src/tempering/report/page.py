@@ -1,12 +1,17 @@
-"""The page: one self-contained HTML file that works from a disk, without a network and without scripts."""
+"""The page: one self-contained HTML file that works from a disk and without a network.
+
+Without scripts it shows all there is to know of the study. The one script that it may run, by its hash, sorts tables and puts prices in
+another currency or at another threshold in the place of those shown; both are in the page already.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +20,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from tempering.report import notes, searches
-from tempering.report.defense_page import comparison_context, comparison_tiles, in_order, title_in_comparison
+from tempering.report.defense_page import in_order
+from tempering.report.downloads import Download
 from tempering.report.drawing import Drawing
 from tempering.report.families import by_family, families_of
-from tempering.report.formatting import NOTHING, Price, amount, count, duration, flops, share
-from tempering.report.rows import LABELS, MEANINGS, OUTCOMES, PriceRow, group_title, groups, number, price_columns, price_rows
+from tempering.report.formatting import NOTHING, amount, beyond, count, duration, flops, share
+from tempering.report.rows import LABELS, group_title, groups, number, price_columns, price_rows
 from tempering.report.scope import scope
 from tempering.report.style import css_colours, looks
 from tempering.report.summary import audit_spend
-from tempering.report.terminal import cheapest_row, sentence
+from tempering.report.views import choices, left_out, views
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -32,18 +38,6 @@ if TYPE_CHECKING:
     from tempering.study import Study
 
 _LOOSE_UNIT = re.compile(r"(?<=\d) (?=%|GPU-|[kMGTPEZY]?FLOP)|(?<=τ) (?== )|(?<=τ =) (?=\d)|(?<=>) (?=[\d$])|(?<=[\w.]) (?=– )")
-_DOTS = 24
-"""Up to so many runs are drawn as dots beside their counts."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One of the numbers under the headline."""
-
-    label: str
-    value: str
-    note: str
-    interval: str = ""
 
 
 def render(
@@ -57,6 +51,8 @@ def render(
     environment: Mapping[str, Any],
     targets: Sequence[Mapping[str, Any]],
     spent: Mapping[str, float],
+    others: Mapping[float, Assessment],
+    downloads: Sequence[Download],
 ) -> str:
     """The whole page as text.
 
@@ -70,6 +66,8 @@ def render(
         environment: versions and hardware.
         targets: ``reference, digest, dtype, parameters, safeguard`` of each model.
         spent: ``wall_s`` and ``flops`` of the audit itself.
+        others: what economics computed at other thresholds.
+        downloads: the tables that the page offers.
 
     Returns:
         An HTML document; every word that comes from a user or a model is escaped.
@@ -80,27 +78,27 @@ def render(
     columns = price_columns(rows)
     spent = {**audit_spend(tables.units), **spent}
     trained = float(tables.units.loc[tables.units["kind"] == "harden", "flops"].fillna(0).sum())
-    comparison = comparison_context(assessment)
+    own, *others_at = views(study, assessment, others, look, columns)
+    compared = own["comparison"] is not None
+    keys = [key for key, _ in in_order(assessment, groups(rows))]
+    script = _script()
     context = {
         "title": ", ".join(choice.reference for choice in study.models),
         "study": study,
-        "sentence": sentence(assessment),
-        "tiles": _comparison_tiles(assessment, rows, study) if comparison else _tiles(rows, study),
+        "own": own,
+        "other_views": others_at,
+        "by_threshold": sorted([own, *others_at], key=lambda view: float(view["tau"])),
+        "left_out": left_out(len(assessment.breaks)),
+        "choices": choices(rows),
+        "script": Markup(script),  # ours, and without a closing tag in it
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "downloads": downloads,
         "targets": [_target(target) for target in targets],
-        "comparison": comparison,
-        "comparison_drawings": [_figure(drawing) for drawing in drawings if comparison and drawing.group is None],
-        "groups": [
-            {
-                "title": title_in_comparison(*key) if comparison else group_title(*key),
-                "gist": _gist(members),
-                "rows": [_price_line(row, look, columns) for row in members],
-                "drawings": [_figure(drawing) for drawing in drawings if drawing.group == key],
-            }
-            for key, members in in_order(assessment, groups(rows))
-        ],
+        "comparison": own["comparison"],
+        "comparison_drawings": [_figure(drawing) for drawing in drawings if compared and drawing.group is None],
+        "group_drawings": [[_figure(drawing) for drawing in drawings if drawing.group == key] for key in keys],
         "columns": [title for title, _ in columns],
-        "meanings": [(name, LABELS[name], MEANINGS[name]) for name in OUTCOMES if any(row.outcomes[name] for row in rows)],
-        "drawings": [] if comparison else [_figure(drawing) for drawing in drawings],
+        "drawings": [] if compared else [_figure(drawing) for drawing in drawings],
         "searches": searches.sentences(study, rows, tables.units),
         "chosen": searches.chosen(tables.units, accelerator),
         **scope(study, rows, skipped),
@@ -121,6 +119,22 @@ def render(
     return _environment().get_template("report.html.j2").render(context)
 
 
+def _script() -> str:
+    """The page's script, as it stands between its tags."""
+    text = (resources.files("tempering.report") / "templates" / "report.js").read_text(encoding="utf-8")
+    if "</script" in text.lower() or "<!--" in text:
+        raise ValueError("report.js would end its own element")
+    return text
+
+
+def keyed(value: float) -> Markup:
+    """The attribute by which the script sorts a cell; nothing where there is no number."""
+    number = float(value)
+    if math.isnan(number):
+        return Markup("")
+    return Markup(f' data-value="{number!r}"' if math.isfinite(number) else f' data-value="{"" if number > 0 else "-"}Infinity"')
+
+
 def _environment() -> jinja2.Environment:
     templates = resources.files("tempering.report") / "templates"
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8"))
@@ -135,6 +149,7 @@ def _environment() -> jinja2.Environment:
     light, dark = css_colours()
     environment.globals["light"] = Markup(" ".join(f"{name}: {colour};" for name, colour in light.items()))
     environment.globals["dark"] = Markup(" ".join(f"{name}: {colour};" for name, colour in dark.items()))
+    environment.globals["keyed"] = keyed
     return environment
 
 
@@ -144,50 +159,6 @@ def _keep_together(value: Any) -> Any:
 
 
 # What stands at the top
-
-
-def _tiles(rows: list[PriceRow], study: Study) -> list[Tile]:
-    best = cheapest_row(rows)
-    runs = sum(row.trials for row in rows)
-    where = f" on {group_title(best.model, best.defense)}" if best and len(groups(rows)) > 1 else ""
-    attacks = len({row.attack for row in rows})
-    scope = Tile(
-        "Tried", f"{runs} {'run' if runs == 1 else 'runs'}", f"{_plural(attacks, 'attack')}, {_plural(len(study.seeds), 'seed')} each"
-    )
-    if best is None:
-        most = max((row.best_recovered for row in rows if math.isfinite(row.best_recovered)), default=math.nan)
-        return [
-            Tile("Cheapest break", "none", "within the budget"),
-            Tile("Most harm recovered", share(most), f"of the withheld harm; τ is {share(study.threshold.tau)}"),
-            scope,
-        ]
-    tiles = [Tile("Cheapest break", best.prices["usd"].middle, f"by {best.attack}{where}{_for_a_cent(best.prices['usd'].median)}")]
-    for currency, label in (("examples", "Examples"), ("flops", "Compute"), ("gpu_hours", f"Time on one {study.accelerator}")):
-        price = best.prices[currency]
-        tiles.append(Tile(label, price.middle, "95 % interval" if price.interval else "", price.interval))
-    return [*tiles, scope]
-
-
-def _comparison_tiles(assessment: Assessment, rows: list[PriceRow], study: Study) -> list[Tile]:
-    """The defence that raises the price most, and what the undefended model costs."""
-    scope = _tiles(rows, study)[-1]
-    return [
-        *(Tile(**tile) for tile in comparison_tiles(assessment)),
-        Tile(scope.label, scope.value, f"{_plural(len(study.defenses), 'defence')}, {scope.note}"),
-    ]
-
-
-def _gist(rows: list[PriceRow]) -> str:
-    """The cheapest break of a group in a few words."""
-    best = cheapest_row(rows)
-    if best is None:
-        return "nothing broke it in half of the runs"
-    return f"{best.prices['usd'].middle} by {best.attack}, {best.prices['flops'].middle}"
-
-
-def _for_a_cent(price: float) -> str:
-    """Small prices the other way round, since nobody counts zeros: "; a cent pays for about 97,000"."""
-    return f"; one cent pays for about {count(float(f'{0.01 / price:.1e}'))}" if 0 < price < 1e-3 else ""
 
 
 def _target(target: Mapping[str, Any]) -> dict[str, str]:
@@ -201,26 +172,6 @@ def _target(target: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-# The table of prices
-
-
-def _price_line(row: PriceRow, look: Mapping[str, Any], columns: Sequence[tuple[str, Callable[[PriceRow], Price]]]) -> dict[str, Any]:
-    prices = [(title, read(row)) for title, read in columns]
-    return {
-        "attack": row.attack,
-        "look": look[row.attack],
-        "trials": row.trials,
-        "lines": row.outcome_lines,
-        "dots": [name for name in OUTCOMES for _ in range(row.outcomes[name])] if row.trials <= _DOTS else [],
-        "prices": [
-            {"title": title, "currency": price.currency, "middle": price.middle, "interval": price.interval} for title, price in prices
-        ],
-        "utility": share(row.utility_kept),
-        "recovered": share(row.best_recovered),
-        "few": row.few_seeds,
-    }
-
-
 def _figure(drawing: Drawing) -> dict[str, Any]:
     return {
         "name": drawing.name,
@@ -228,7 +179,8 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
         "wide": drawing.wide,
         "sentence": drawing.sentence,
         "legend": drawing.legend.items(),
-        "panels": [Markup(panel.svg()) for panel in drawing.panels],
+        "panels": [{"svg": Markup(panel.svg()), "currency": panel.currency, "extra": panel.extra} for panel in drawing.panels],
+        "single": len(drawing.shown) == 1,
     }
 
 
@@ -268,9 +220,14 @@ def _runs(breaks: pd.DataFrame, look: Mapping[str, Any]) -> list[dict[str, Any]]
                 "look": look[attack],
                 "seed": record["seed"],
                 "outcome": LABELS[str(record["outcome"])],
-                "spends": [_between(record, currency) for currency in ("examples", "steps", "flops", "usd")],
+                "spends": [
+                    {"currency": currency, "text": _between(record, currency), "rank": _place(record, currency)}
+                    for currency in ("examples", "steps", "flops", "usd")
+                ],
                 "recovered": share(number(record["best_recovered"])),
+                "most": number(record["best_recovered"]),
                 "utility": share(number(record["utility_kept"])),
+                "kept": number(record["utility_kept"]),
                 "unit": str(record["unit"])[:12],
             }
         )
@@ -286,5 +243,7 @@ def _between(record: Mapping[Any, Any], currency: str) -> str:
     return high if low == high else f"{low} – {high}"
 
 
-def _plural(number_of: int, noun: str) -> str:
-    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+def _place(record: Mapping[Any, Any], currency: str) -> float:
+    """By what a table sorts where a run broke: the spend that saw it broken, or just above the last that did not."""
+    lower, upper = number(record[f"{currency}_lower"]), number(record[f"{currency}_upper"])
+    return upper if math.isfinite(upper) else beyond(lower)

@@ -70,6 +70,7 @@ def chosen(units: pd.DataFrame, accelerator: Accelerator) -> list[dict[str, Any]
             "settings": _settings(record["chosen"], record["config"]),
             "flops": flops(record["search_flops"]),
             "usd": amount(usd(float(record["search_flops"]), accelerator), "usd"),
+            "ranks": {"trials": float(record["search_trials"]), "flops": float(record["search_flops"])},
         }
         for record in searched.to_dict(orient="records")
     ]

@@ -93,29 +93,33 @@ def _present(tables: RunTables, assessment: Assessment) -> Iterator[tuple[str, p
             yield table.name, frame
 
 
-def write_tables(directory: Path, tables: RunTables, assessment: Assessment) -> list[Path]:
-    """Write :func:`run_tables` to ``directory/<name>.parquet``, each atomically; what an earlier report left beside them is removed.
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as the content of a Parquet file."""
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def write_tables(directory: Path, parquets: Mapping[str, bytes], csvs: Mapping[str, bytes] | None = None) -> list[Path]:
+    """Write tables to ``directory/<name>.parquet`` and ``.csv``, each atomically; what an earlier report left beside them is removed.
 
     Args:
         directory: made if it is missing.
-        tables: what the engine produced.
-        assessment: what economics made of it.
+        parquets: every table of the run, as :func:`parquet_bytes` makes it, by the names in :data:`TABLES`.
+        csvs: those that are too large to be in the page.
 
     Returns:
-        The files, in the order of :data:`TABLES`.
+        The files, in that order.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    frames = run_tables(tables, assessment)
-    for table in TABLES:
-        if table.name not in frames:
-            _file(directory, table).unlink(missing_ok=True)
-    paths = []
-    for name, frame in frames.items():
-        buffer = io.BytesIO()
-        parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
-        paths.append(directory / f"{name}.parquet")
-        replace_file(paths[-1], buffer.getvalue())
-    return paths
+    contents = {f"{name}.parquet": content for name, content in parquets.items()}
+    contents |= {f"{name}.csv": text for name, text in (csvs or {}).items()}
+    for name in (f"{table.name}.{kind}" for table in TABLES for kind in ("parquet", "csv")):
+        if name not in contents:
+            (directory / name).unlink(missing_ok=True)
+    for name, content in contents.items():
+        replace_file(directory / name, content)
+    return [directory / name for name in contents]
 
 
 def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
@@ -128,7 +132,12 @@ def read_tables(directory: Path) -> dict[str, pd.DataFrame]:
         OSError: a table that every run has is not there.
         ValueError: a file is no table.
     """
-    return {table.name: pd.read_parquet(path) for table in TABLES if (path := _file(directory, table)).is_file() or table.always}
+    found: dict[str, pd.DataFrame] = {}
+    for table in TABLES:
+        path = directory / f"{table.name}.parquet"
+        if path.is_file() or table.always:
+            found[table.name] = pd.read_parquet(path)
+    return found
 
 
 def assessment_of(frames: Mapping[str, pd.DataFrame], cheapest: dict[str, Any] | None) -> Assessment:
@@ -140,7 +149,3 @@ def assessment_of(frames: Mapping[str, pd.DataFrame], cheapest: dict[str, Any] |
     """
     own = {table.name: frames[table.name] for table in TABLES if not table.engine and table.name in frames}
     return Assessment(**own, cheapest=cheapest)
-
-
-def _file(directory: Path, table: Table) -> Path:
-    return directory / f"{table.name}.parquet"

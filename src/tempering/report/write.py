@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
 from tempering.engine.files import explained, replace_file
+from tempering.report.downloads import downloads
 from tempering.report.drawing import write_pngs
 from tempering.report.families import families_of
 from tempering.report.figures import draw_all
 from tempering.report.page import render
 from tempering.report.summary import audit_spend, dumps, make_summary
-from tempering.report.tables import RunTables, write_tables
+from tempering.report.tables import RunTables, parquet_bytes, run_tables, write_tables
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -30,6 +31,7 @@ def write_report(
     environment: Mapping[str, Any],
     targets: Sequence[Mapping[str, Any]],
     spent: Mapping[str, float] | None = None,
+    others: Mapping[float, Assessment] | None = None,
 ) -> Path:
     """Write tables, figures, ``summary.json`` and ``report.html`` into a run's directory.
 
@@ -45,6 +47,7 @@ def write_report(
         environment: versions and hardware, as JSON values.
         targets: ``reference, digest, dtype, parameters, safeguard`` of each model.
         spent: ``wall_s`` and ``flops`` of the audit itself; from the units where it is not given.
+        others: what economics computed at other thresholds, by τ, for the reader of the page to choose.
 
     Returns:
         Where the page is.
@@ -58,6 +61,9 @@ def write_report(
     spent = {**audit_spend(tables.units), **(spent or {})}
     drawings = draw_all(assessment, study.threshold, families_of(study.attacks))
     summary = dumps(make_summary(study, assessment, targets=targets, skipped=skipped, environment=environment, spent=spent))
+    frames = run_tables(tables, assessment)
+    parquets = {name: parquet_bytes(frame) for name, frame in frames.items()}
+    offered, csvs = downloads(frames, parquets)
     page = render(
         study,
         assessment,
@@ -68,10 +74,12 @@ def write_report(
         environment=environment,
         targets=targets,
         spent=spent,
+        others=others or {},
+        downloads=offered,
     )
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        write_tables(directory / "tables", tables, assessment)
+        write_tables(directory / "tables", parquets, csvs)
         write_pngs(drawings, directory / "figures")
         replace_file(directory / "summary.json", summary.encode())
         replace_file(directory / "report.html", page.encode())

@@ -1,0 +1,105 @@
+"""What a run left behind, read again: its report's tables and summary, or its stored results, assessed anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.economics.assess import Assessment, assess
+from tempering.economics.prices import load_price_book
+from tempering.economics.thresholds import at_thresholds
+from tempering.engine.store import RunStore
+from tempering.errors import StoreProblem
+from tempering.flags import reread
+from tempering.report.families import document_holders, families_of
+from tempering.report.tables import read_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tempering.engine.results import Tables
+    from tempering.engine.units import Plan
+    from tempering.study import Study
+
+
+@dataclass(frozen=True)
+class Reread:
+    """A run's stored results, assessed anew.
+
+    Attributes:
+        study: with the thresholds and prices that were asked for.
+        plan: as it was recorded.
+        tables: the engine's.
+        assessment: what economics makes of them.
+    """
+
+    study: Study
+    plan: Plan
+    tables: Tables
+    assessment: Assessment
+
+    def at_thresholds(self) -> dict[float, Assessment]:
+        """What economics makes of them at other thresholds; see :func:`tempering.economics.thresholds.at_thresholds`."""
+        return at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
+
+
+def reread_run(
+    directory: str | Path,
+    *,
+    tau: float | None = None,
+    epsilon: float | None = None,
+    accelerator: str | None = None,
+    price_book: str | Path | None = None,
+) -> Reread:
+    """Assess a run's stored results anew; nothing is written. Arguments and errors are those of :func:`tempering.api.make_report`."""
+    store = RunStore(directory)
+    plan = store.plan()
+    study = reread(plan.study, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    tables = store.tables(plan)
+    if tables.units.empty:
+        raise StoreProblem(f"no unit of the run in {directory} is done", f"compute them with: temper resume {directory}")
+    return Reread(study, plan, tables, assess(tables.units, tables.trajectories, **_settings(study)))
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """What a study says of how its results are to be assessed."""
+    return {
+        "tau": study.threshold.tau,
+        "epsilon": study.threshold.epsilon,
+        "price_book": load_price_book(study.price_book),
+        "accelerator": study.accelerator,
+        "families": families_of(study.attacks),
+        "documents": document_holders(study.attacks),
+        "budget": study.budget.model_dump(),
+    }
+
+
+def stored_tables(directory: str | Path) -> dict[str, pd.DataFrame]:
+    """Every table of a run by name, as its report was written from them; nothing is computed.
+
+    Raises:
+        StoreProblem: it has no report yet.
+    """
+    try:
+        return read_tables(Path(directory) / "tables")
+    except (OSError, ValueError) as error:
+        raise _without_report(Path(directory)) from error
+
+
+def stored_summary(directory: str | Path) -> dict[str, Any]:
+    """The ``summary.json`` of a run.
+
+    Raises:
+        StoreProblem: it has no report yet.
+    """
+    try:
+        summary: dict[str, Any] = json.loads((Path(directory) / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _without_report(Path(directory)) from error
+    return summary
+
+
+def _without_report(directory: Path) -> StoreProblem:
+    return StoreProblem(f"the run in {directory} has no report yet", f"finish it with: temper resume {directory}")
