@@ -109,6 +109,16 @@ def test_a_censored_median_is_never_a_number():
     assert str(price(math.nan, 0.0, math.inf, censored=True, tried=False)) == NOTHING
 
 
+def test_below_a_bound_there_is_what_other_runs_might_pay():
+    held = {"median": math.nan, "high": math.inf, "censored": True}
+    assert str(price(low=8.0, exceeds=200.0, **held)) == "> 200 (from 8)"
+    assert str(price(low=0.0, exceeds=200.0, **held)) == "> 200 (from 0)"
+    assert str(price(low=200.0, exceeds=200.0, **held)) == "> 200"
+    assert str(price(low=8.0, exceeds=200.0, tried=False, **held)) == NOTHING
+    assert price(low=8.0, exceeds=200.0, **held).rank > 200
+    assert not price(low=200.0, **held).has_interval  # a table of before tells no more than one bound
+
+
 @pytest.mark.parametrize("currency", ["examples", "steps", "tokens", "flops", "gpu_hours", "usd"])
 def test_every_currency_writes_what_is_not_finite(currency):
     assert amount(math.nan, currency) == NOTHING

@@ -47,7 +47,7 @@ def test_it_has_exactly_the_schema(document):
     assert {"attack", "trials", "outcomes", "cost_to_break", "best_recovered", "utility_kept", "not_tried"} <= set(first)
     assert list(first["outcomes"]) == ["broken", "held", "destroyed", "no_direction", "failed"]
     assert list(first["cost_to_break"]) == CURRENCIES
-    assert all(list(cost) == ["median", "low", "high", "censored"] for cost in first["cost_to_break"].values())
+    assert all(list(cost) == ["median", "low", "high", "censored", "exceeds"] for cost in first["cost_to_break"].values())
 
 
 def test_it_is_strict_json_and_reads_back_the_same(document):
@@ -79,7 +79,7 @@ def test_its_numbers_are_those_of_economics(document):
 def test_a_held_attack_keeps_its_bound(document):
     held = next(entry for entry in document["attacks"] if entry["attack"] == "identity_shift")
     # One of its three runs was watched for 6 steps only, and of three runs only the smallest bounds the true median.
-    assert held["cost_to_break"]["steps"] == {"median": None, "low": 6.0, "high": None, "censored": True}
+    assert held["cost_to_break"]["steps"] == {"median": None, "low": 6.0, "high": None, "censored": True, "exceeds": 200.0}
     assert held["utility_kept"] is None
 
 

@@ -48,7 +48,8 @@ def test_a_narrow_terminal_loses_columns_but_neither_outcomes_nor_dollars(width)
 
 def test_a_censored_median_is_a_bound_and_an_untried_price_a_dash():
     lines = {line.split()[0]: line for line in text(specimen().assessment).splitlines() if line.strip()}
-    assert "> 6" in lines["identity_shift"]
+    assert "> 200" in lines["identity_shift"]
+    assert "> 200 (from 6)" in str(price_rows(specimen().assessment)[-2].prices["steps"])
     assert lines["refusal_ablation"].split()[-7:] == ["–"] * 7
 
 

@@ -122,8 +122,8 @@ def test_without_other_thresholds_there_is_no_switch_for_them(tmp_path):
 
 def test_a_study_too_large_for_them_says_so():
     assert left_out(25) == ""
-    assert "With 300 runs, this page has the prices at a few other thresholds only" in left_out(300)
-    assert "With 1,020 runs, the prices at other thresholds are not in this page; temper report --tau" in left_out(1020)
+    assert "With 1,020 runs, this page has the prices at a few other thresholds only" in left_out(1020)
+    assert "With 5,000 runs, the prices at other thresholds are not in this page; temper report --tau" in left_out(5000)
     assert left_out(thresholds.MOST_ON_GRID) == ""
 
 

@@ -181,9 +181,7 @@ def _row(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]:
     counts = runs["outcome"].value_counts()
     row: dict[str, Any] = {"trials": len(runs), **{outcome: int(counts.get(outcome, 0)) for outcome in OUTCOMES}}
     for currency, cost in costs.items():
-        row[f"{currency}_median"] = np.nan if cost.value is None else cost.value
-        row[f"{currency}_low"], row[f"{currency}_high"] = cost.low, cost.high
-        row[f"{currency}_censored"] = cost.censored
+        row |= _cost_columns(currency, cost)
     row |= _with_search(runs, costs)
     row["best_recovered"] = runs["best_recovered"].max()
     row["utility_kept"] = runs["utility_kept"].dropna().median() if runs["utility_kept"].notna().any() else np.nan
@@ -201,10 +199,15 @@ def _with_search(runs: pd.DataFrame, costs: dict[str, Median]) -> dict[str, Any]
         if search.any():
             lower, upper = (runs[f"{currency}_{end}"].to_numpy() + search for end in ("lower", "upper"))
             total, _ = cost_to_break(lower, upper, ended)
-        row[f"total_{currency}_median"] = np.nan if total.value is None else total.value
-        row[f"total_{currency}_low"], row[f"total_{currency}_high"] = total.low, total.high
-        row[f"total_{currency}_censored"] = total.censored
+        row |= _cost_columns(f"total_{currency}", total)
     return row
+
+
+def _cost_columns(name: str, cost: Median) -> dict[str, Any]:
+    known, exceeds = (np.nan if value is None else value for value in (cost.value, cost.exceeds))
+    return {f"{name}_median": known, f"{name}_low": cost.low, f"{name}_high": cost.high, f"{name}_censored": cost.censored} | {
+        f"{name}_exceeds": exceeds
+    }
 
 
 def _prices(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -214,7 +217,7 @@ def _prices(rows: list[dict[str, Any]]) -> pd.DataFrame:
         **{
             f"{currency}_{part}": "bool" if part == "censored" else "float64"
             for currency in (*CURRENCIES, *(f"total_{name}" for name in SUMMED))
-            for part in ("median", "low", "high", "censored")
+            for part in ("median", "low", "high", "censored", "exceeds")
         },
         **dict.fromkeys(("search_trials", *(f"search_{currency}_median" for currency in CURRENCIES)), "float64"),
         **dict.fromkeys(("best_recovered", "utility_kept"), "float64"),

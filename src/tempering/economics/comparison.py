@@ -25,7 +25,7 @@ beside it as tax, and the columns ``control_utility_*`` give the multiplier with
 ``status``                                  a key of :data:`tempering.economics.ratios.STATUSES`
 ``multiplier, low, high``                   the ratio, or the bound that it exceeds (``at_least``); 95 % interval, inf above a bound
 ``defended_median, _low, _high,             the median cost with the defence, as in the price table; likewise ``control_…``
-_censored``
+_censored, _exceeds``
 ``defended_broken, defended_runs``          in how many seeds the scope broke, of how many; likewise ``control_…``
 ``defended_attack, control_attack``         the attack that was cheapest in most seeds; "" where none broke
 ``few_seeds``                               too few seeds for the interval to mean much
@@ -34,8 +34,8 @@ _low, _high, _broken``
 ==========================================  ==============================================================================
 
 **Multipliers at quantiles** (a table of their own): ``model, defense, scope, name, currency, quantile, status, multiplier, low, high``, the
-quantile of cost on both sides ``defended, _low, _high, _censored`` and ``control, …``, and ``few_seeds``, which means fewer than 12 for a
-quartile.
+quantile of cost on both sides ``defended, _low, _high, _censored, _exceeds`` and ``control, …``, and ``few_seeds``, which means fewer
+than 12 for a quartile.
 
 A hardening that failed left nothing to attack: its seed is left out here, and counted in the tax.
 """
@@ -56,7 +56,7 @@ from tempering.economics.tables import CONTROL
 
 __all__ = ["BEST", "MEASURED", "SCOPES", "WITH_SEARCH", "multipliers", "quantile_multipliers"]
 
-_MEDIAN = ("median", "low", "high", "censored")
+_MEDIAN = ("median", "low", "high", "censored", "exceeds")
 QUANTILES = (0.25, 0.5, 0.75)
 """At which the costs are compared where not only the median run counts."""
 
@@ -79,7 +79,7 @@ _QUANTILE_TYPES = {
     **{
         f"{side}{part}": "bool" if part == "_censored" else "float64"
         for side in ("defended", "control")
-        for part in ("", "_low", "_high", "_censored")
+        for part in ("", "_low", "_high", "_censored", "_exceeds")
     },
     "few_seeds": "bool",
 }
@@ -210,5 +210,6 @@ def _ratio_columns(ratio: Ratio) -> dict[str, Any]:
 def _cost_columns(value: str, cost: Median, side: str | None = None) -> dict[str, Any]:
     """The columns of a quantile of cost: its value under a name of its own, its interval under the side's."""
     side = value if side is None else side
-    known = math.nan if cost.value is None else cost.value
-    return {value: known, f"{side}_low": cost.low, f"{side}_high": cost.high, f"{side}_censored": cost.censored}
+    known, exceeds = (math.nan if number is None else number for number in (cost.value, cost.exceeds))
+    bounds = {f"{side}_censored": cost.censored, f"{side}_exceeds": exceeds}
+    return {value: known, f"{side}_low": cost.low, f"{side}_high": cost.high, **bounds}

@@ -36,11 +36,12 @@ new to the model, that it answers right after so many steps of fine-tuning on it
 runs still unbroken after ``spend`` (Turnbull), ``low`` and ``high`` its exact pointwise 95 % interval.
 
 **prices** (out), one row a (model, defense, attack): ``trials``, a count for every outcome, for every currency
-``<currency>_median, _low, _high`` (float64) and ``_censored`` (bool), ``best_recovered``, ``utility_kept`` and ``few_seeds``.
+``<currency>_median, _low, _high, _exceeds`` (float64) and ``_censored`` (bool), ``best_recovered``, ``utility_kept`` and ``few_seeds``.
 With a search these are the price of the run with the settings found; ``search_trials`` and ``search_<currency>_median`` are medians of
-what finding them took, and ``total_<currency>_median, _low, _high, _censored`` the cost to break with that added, run by run. Distinct
-examples do not add up, so they have no total.
-A censored median is NaN, its low is the spend that the true median exceeds (:mod:`tempering.economics.medians`), its high is inf.
+what finding them took, and ``total_<currency>_median, …`` the cost to break with that added, run by run. Distinct examples do not add up,
+so they have no total.
+A censored median is NaN, its low is the spend that the true median exceeds (:mod:`tempering.economics.medians`), its high is inf, and
+``_exceeds`` the spend that the median of these runs exceeds; NaN where it is not censored.
 
 A study with defences has three tables more, empty otherwise: **multipliers** (:mod:`tempering.economics.comparison`), **tax**
 (:mod:`tempering.economics.tax`) and **absence** (:mod:`tempering.economics.absence`).

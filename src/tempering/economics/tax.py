@@ -23,7 +23,7 @@ times as many steps for the same lesson.
 **tax**, one row a model × defence: ``model, defense, hardenings, hardened`` (how many were tried, how many left a model), for
 every measure ``<measure>, _low, _high, _control, _change, _change_low, _change_high``, ``utility_kept, _low, _high``,
 ``training_flops, _usd, _tokens, _steps, _examples``, ``novel_level`` (the score to reach), ``novel_steps_median, _low, _high,
-_censored``, ``novel_learnt, novel_runs`` (in how many seeds, of how many), ``novel_control_median, _low, _high, _censored``,
+_censored, _exceeds``, ``novel_learnt, novel_runs`` (in how many seeds, of how many), ``novel_control_median, _low, _high, _censored``,
 ``novel_status, novel_ratio, novel_ratio_low, novel_ratio_high``, ``few_seeds``. What was not measured is NaN, and
 ``novel_status`` "" where nobody was asked to learn anything.
 """
@@ -51,7 +51,7 @@ LEVEL = 0.9
 """Share of what the control comes to that counts as learnt."""
 
 _SLACK = 1e-9
-_MEDIAN = ("median", "low", "high", "censored")
+_MEDIAN = ("median", "low", "high", "censored", "exceeds")
 _TYPES = {
     **dict.fromkeys(("model", "defense"), "object"),
     **dict.fromkeys(("hardenings", "hardened"), "int64"),
@@ -206,5 +206,6 @@ def steps_to_reach(taught: pd.DataFrame, trajectories: pd.DataFrame, score: floa
 
 
 def _of_median(side: str, median: Median) -> dict[str, Any]:
-    value = math.nan if median.value is None else median.value
-    return {f"novel_{side}_{part}": number for part, number in zip(_MEDIAN, (value, median.low, median.high, median.censored), strict=True)}
+    value, exceeds = (math.nan if number is None else number for number in (median.value, median.exceeds))
+    numbers = (value, median.low, median.high, median.censored, exceeds)
+    return {f"novel_{side}_{part}": number for part, number in zip(_MEDIAN, numbers, strict=True)}

@@ -241,7 +241,8 @@ def _undefended(study: Study, multipliers: pd.DataFrame, model: str) -> list[Cla
 
 def _control_price(currency: str, record: Mapping[Hashable, Any]) -> Price:
     median, low, high = (number(record[f"control_{end}"]) for end in ("median", "low", "high"))
-    return Price(currency, median, low, high, censored=bool(record["control_censored"]))
+    exceeds = number(record.get("control_exceeds"))  # tables of before had none
+    return Price(currency, median, low, high, censored=bool(record["control_censored"]), exceeds=exceeds)
 
 
 # Evidence
@@ -271,12 +272,12 @@ def _costs(row: PriceRow) -> CostsPart:
 
 
 def _cost(price: Price) -> CostPart:
-    low = price.bound if price.censored else price.low
     return CostPart(
         median=None if price.censored else _finite(price.median),
-        low=_finite(low) if price.tried else None,
+        low=_finite(price.low) if price.tried else None,
         high=_finite(price.high),
         censored=price.censored,
+        exceeds=_finite(price.bound) if price.censored and price.tried else None,
         shown=str(price),
     )
 

@@ -20,10 +20,11 @@ class CostPart(_Part):
     """A median over runs with its 95 % interval."""
 
     median: Finite | None = Field(description="null where censored")
-    low: Finite | None = Field(description="lower end; where censored, the spend that the median exceeds; null where nothing is known")
+    low: Finite | None = Field(description="lower end; where censored, the spend that the true median exceeds; null where nothing is known")
     high: Finite | None = Field(description="upper end; null where it lies beyond the budget")
     censored: bool = Field(description="fewer than half of the runs broke, so that the median lies beyond the budget")
-    shown: str = Field(description="in words, as '12 (0 – 40)' or '> 200'")
+    exceeds: Finite | None = Field(description="where censored, the spend that the median of these runs exceeds; null elsewhere")
+    shown: str = Field(description="in words, as '12 (0 – 40)', '> 200' or '> 200 (from 8)'")
 
 
 class CostsPart(_Part):

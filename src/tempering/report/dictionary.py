@@ -101,12 +101,13 @@ def _spends(names: Iterable[str], when: str, *, prefix: str = "") -> dict[str, C
 
 
 def _median(name: str, unit: str, what: str) -> dict[str, Column]:
-    """The four columns of a median with its interval."""
+    """The columns of a median with its interval."""
     return {
         f"{name}_median": Column(NUMBER, unit, f"median of {what}; empty where censored"),
-        f"{name}_low": Column(NUMBER, unit, "lower end of its 95 % interval; where censored, the spend that the median exceeds"),
+        f"{name}_low": Column(NUMBER, unit, "lower end of its 95 % interval; where censored, the spend that the true median exceeds"),
         f"{name}_high": Column(NUMBER, unit, "upper end of its 95 % interval; infinite where it lies beyond the budget"),
         f"{name}_censored": Column(FLAG, "", "fewer than half of the runs got there, so that the median lies beyond the budget"),
+        f"{name}_exceeds": Column(NUMBER, unit, "where censored, the spend that the median of these runs exceeds; empty elsewhere"),
     }
 
 

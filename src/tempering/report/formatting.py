@@ -183,11 +183,12 @@ class Price:
     Attributes:
         currency: one of :data:`CURRENCIES`.
         median: median spend at the break; not finite where it is censored.
-        low: lower end of the interval; of a censored median, the spend that it lies beyond.
+        low: lower end of the interval; of a censored median, the spend that the true median lies beyond at the level of the interval.
         high: upper end; infinite where it lies beyond the budget.
         censored: fewer than half of the runs broke, so that the median lies beyond the budget.
         budget: what runs that did not break had spent at their end; NaN where every run broke.
         tried: some run broke or used its budget; without one there is nothing to price.
+        exceeds: of a censored median, the spend that the median of these runs lies beyond; NaN where no table tells.
     """
 
     currency: str
@@ -197,11 +198,12 @@ class Price:
     censored: bool
     budget: float = math.nan
     tried: bool = True
+    exceeds: float = math.nan
 
     @property
     def bound(self) -> float:
-        """What a censored median is known to lie beyond; NaN where that is unknown."""
-        return next((value for value in (self.low, self.budget) if math.isfinite(value) and value > 0), math.nan)
+        """What a censored median of these runs lies beyond; NaN where that is unknown."""
+        return next((value for value in (self.exceeds, self.low, self.budget) if math.isfinite(value) and value > 0), math.nan)
 
     @property
     def middle(self) -> str:
@@ -223,12 +225,14 @@ class Price:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there are two ends to show; a censored median has none beside its bound."""
-        return self.tried and not self.censored and math.isfinite(self.low) and not math.isnan(self.high)
+        """Whether there is one to show; a censored median has one where the true median may lie below what that of these runs exceeds."""
+        if not self.tried or not math.isfinite(self.low):
+            return False
+        return self.low < self.bound if self.censored and math.isfinite(self.exceeds) else not self.censored and not math.isnan(self.high)
 
     @property
     def ends(self) -> tuple[str, str]:
-        """Both ends of the interval, the upper one "> 200" where it lies beyond the budget; only if there is an interval."""
+        """Both ends of the interval, the upper one "> 200" where it lies beyond the budget; only of a median that is known."""
         if math.isfinite(self.high):
             return amount(self.low, self.currency), amount(self.high, self.currency)
         above = f"> {amount(self.budget, self.currency)}" if math.isfinite(self.budget) and self.budget > 0 else BEYOND
@@ -236,15 +240,17 @@ class Price:
 
     @property
     def interval(self) -> str:
-        """The interval alone, its unit once where both ends share it: "8 – 16", "8 – > 200", or nothing."""
+        """The interval alone, its unit once where both ends share it: "8 – 16", "8 – > 200", "from 8" below a bound, or nothing."""
         if not self.has_interval:
             return ""
+        if self.censored:
+            return f"from {amount(self.low, self.currency)}"
         low, high = self.ends
         number, _, unit = low.partition(" ")
         return f"{number} – {high}" if unit and high.endswith(f" {unit}") else f"{low} – {high}"
 
     def __str__(self) -> str:
-        """Median and interval: "12 (8 – 16)"."""
+        """Median and interval: "12 (8 – 16)", "> 200 (from 8)"."""
         return f"{self.middle} ({self.interval})" if self.interval else self.middle
 
 

@@ -82,7 +82,7 @@ def _draw_prices(canvas: Canvas, *, rows: list[PriceRow], look: dict[str, Look],
 
 def _ends(row: PriceRow, currency: str) -> tuple[float, ...]:
     price = row.prices[currency]
-    return (price.bound,) if price.censored else (price.median, price.low, price.high)
+    return (price.bound, price.low) if price.censored else (price.median, price.low, price.high)
 
 
 def _draw_price(axes: Axes, row: PriceRow, price: Price, position: float, look: Look, right: float) -> None:
@@ -111,6 +111,9 @@ def _draw_price(axes: Axes, row: PriceRow, price: Price, position: float, look: 
     style: dict[str, Any] = {"color": look.colour, "zorder": 3}
     if price.censored:
         if price.tried and math.isfinite(price.bound):
+            if price.has_interval:
+                start = max(price.low, axes.get_xlim()[0])
+                axes.plot([start, price.bound], [position, position], linewidth=4.5, alpha=0.45, solid_capstyle="butt", **style)
             _arrow(axes, price.bound, right, position, look)
         return
     if not math.isfinite(price.median) or price.median <= 0:

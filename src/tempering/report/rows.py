@@ -192,6 +192,7 @@ def _price(record: dict[Hashable, Any], currency: str, budget: float, prefix: st
         censored=bool(record[f"{prefix}{currency}_censored"]),
         budget=budget,
         tried=any(record[name] for name in ("broken", "held", "destroyed")),
+        exceeds=number(record.get(f"{prefix}{currency}_exceeds")),  # tables of before had none
     )
 
 

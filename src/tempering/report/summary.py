@@ -183,6 +183,7 @@ def _cost(price: Price) -> CostPart:
         low=_finite(price.low) if price.tried else None,
         high=_finite(price.high),
         censored=price.censored,
+        exceeds=_finite(price.bound) if price.censored and price.tried else None,
     )
 
 

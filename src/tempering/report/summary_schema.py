@@ -50,10 +50,13 @@ class CostPart(_Part):
 
     median: Finite | None = Field(description="spend at the median break; null where censored")
     low: Finite | None = Field(
-        description="lower end of the interval; where censored, the spend that the median exceeds; null where nothing was tried"
+        description="lower end of the interval; where censored, the spend that the true median exceeds; null where nothing was tried"
     )
     high: Finite | None = Field(description="upper end of the interval; null where it lies beyond the budget")
     censored: bool = Field(description="fewer than half of the runs broke, so that the median lies beyond the budget")
+    exceeds: Finite | None = Field(
+        default=None, description="where censored, the spend that the median of these runs exceeds; null elsewhere, and where unknown"
+    )
 
 
 class CostsPart(_Part):

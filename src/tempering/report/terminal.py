@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tempering.report.defended import is_comparison
 from tempering.report.defense_words import comparison_sentence, comparison_table
-from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, count, share
+from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, amount, count, share
 from tempering.report.rows import LABELS, SEARCHED, PriceRow, group_title, groups, price_rows, spent_in
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def _price_column(rows: list[PriceRow], name: str, *, stacked: bool) -> _Column:
     for price in prices:
         if not price.has_interval:
             below.append([])
+        elif stacked and price.censored:
+            below.append(["from", _shorter(amount(price.low, currency))])
         elif stacked:
             low, high = (_shorter(end) for end in price.ends)
             below.append([f"{low} –", high])
