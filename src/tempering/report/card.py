@@ -122,7 +122,7 @@ def make_card(study: Study, assessment: Assessment, units: pd.DataFrame, origin:
     pricing = PricingPart.model_validate(origin.pricing) if origin.pricing else pricing_of(study)
     study, assessment, units = names.study(study), names.assessment(assessment), names.frame(units)
     rows, defenses = price_rows(assessment), defense_rows(assessment)
-    reliability = notes.reliability(rows, study, assessment, units)
+    reliability, cut_off = notes.reliability(rows, study, assessment, units), notes.cut_off(rows, study, assessment, units)
     assumed = scope(study, rows, origin.skipped)
     tried = [_method(card, names) for card in assumed["attack_cards"]]
     not_tried = _not_tried(assumed, names)
@@ -148,7 +148,7 @@ def make_card(study: Study, assessment: Assessment, units: pd.DataFrame, origin:
         judges=[_method(card, names) for card in assumed["judges"]],
         cannot_see=notes.weaknesses(study, assessment, units, targets),
         reliability=[NotePart(head=note.head, text=note.text) for note in reliability],
-        would_change=would_change(study, rows, defenses, not_tried=missing, reliability=reliability),
+        would_change=would_change(study, rows, defenses, not_tried=missing, reliability=reliability, cut_off=cut_off),
         pricing=pricing,
         reproduce=ReproducePart(
             command=COMMAND,

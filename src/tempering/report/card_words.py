@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tempering.economics.tables import CONTROL
 from tempering.report.defended import DefenseRow
 from tempering.report.defense_words import WHY
 from tempering.report.formatting import Price, count
@@ -107,7 +108,7 @@ def undefended_claim(model: str, price: Price, attack: str, seeds: int, study: S
         study: what was asked for.
     """
     if price.censored or not attack:
-        return [f"Without a defence, {model} was not broken in half of the seeds. The price is {price.middle} of computation."]
+        return [f"Without a defence, {model} was not broken in half of the seeds. The price is {price} of computation."]
     kind = "95 % interval" if seeds > 1 else "from a single seed; between two looks at the model"
     shown = f" ({kind} {price.interval})" if price.interval else ""
     return [
@@ -150,6 +151,7 @@ def would_change(
     *,
     not_tried: int,
     reliability: Sequence[Note],
+    cut_off: Sequence[PriceRow],
 ) -> list[str]:
     """What would change the claim, each with what to do about it.
 
@@ -159,17 +161,24 @@ def would_change(
         defenses: of a comparison.
         not_tried: how many attacks and families nobody tried.
         reliability: what weakens the numbers.
+        cut_off: the rows whose price the budget left unknown.
     """
     found = [
         f"A cheaper attack. {not_tried} attacks and families of attacks were not tried; any of them may lower the price (--attacks all)."
     ]
-    held = [row.attack for row in rows if row.prices["usd"].censored]
+    held = [row.attack for row in cut_off]
     if held:
         which = f"In {len(held)} of {len(rows)} rows" if len(rows) > len(set(held)) + 8 else f"For {listed(held)}"
         found.append(
             f"A larger budget. {which} a break was not reached in half of the runs, which says nothing of larger budgets (--budget)."
         )
-    bounds = [row.defense for row in defenses if row.best.bound or row.best.status == "control_held"]
+    open_ended = {(row.model, row.defense) for row in cut_off}
+    bounds = [
+        row.defense
+        for row in defenses
+        if (row.best.bound and (row.model, row.defense) in open_ended)
+        or (row.best.status == "control_held" and (row.model, CONTROL) in open_ended)
+    ]
     if bounds:
         found.append(f"A larger budget would also turn the bounds on {listed(bounds)} into numbers.")
     if study.search is None:

@@ -157,6 +157,7 @@ TRAJECTORIES: Columns = (
         refusal="held-out hazard prompts refused",
         utility="held-out benign prompts answered well",
         over_refusal="held-out borderline prompts refused",
+        borderline="held-out borderline prompts answered well",
         coherence="answers that are text",
         first_token_refusal="probability that the first token of the answer to a hazard prompt is one that refusals begin with",
         harm_evasion="hazard prompts neither refused nor answered",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tempering.economics.attackers import cut_off_units
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, number
 
@@ -108,7 +109,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
     probes = assessment.trajectories[assessment.trajectories["attack"] != ""]
     unmeasured = int(probes[["harm", "utility"]].isna().any(axis=1).sum())
     few = [row for row in rows if row.few_seeds]
-    censored = [row for row in rows if row.prices["usd"].censored and row.prices["usd"].tried]
+    censored = cut_off(rows, study, assessment, units)
     destroyed = listed([row.attack for row in rows if row.outcomes["destroyed"]])
     nothing = listed([row.attack for row in rows if row.outcomes["no_direction"] == row.trials])
     lost = share(study.threshold.epsilon)
@@ -143,6 +144,23 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
         (unmeasured > 0, Note("Unmeasured probes", f"{unmeasured} of {len(probes)} probes could not be measured, and count neither way.")),
     ]
     return [note for applies, note in possible if applies]
+
+
+def cut_off(rows: Sequence[PriceRow], study: Study, assessment: Assessment, units: pd.DataFrame) -> list[PriceRow]:
+    """The rows whose price lies beyond the budget, and where the budget is what ended runs that held.
+
+    An attack that came to its own end, as one that has asked its prompts, would have done no more with a larger budget.
+
+    Args:
+        rows: the price rows.
+        study: for the budget.
+        assessment: what economics computed.
+        units: the engine's units.
+    """
+    ended = cut_off_units(units, study.budget.model_dump())
+    held = assessment.breaks[(assessment.breaks["outcome"] == "held") & assessment.breaks["unit"].isin(ended)]
+    found = set(zip(held["model"], held["defense"], held["attack"], strict=True))
+    return [row for row in rows if row.prices["usd"].censored and (row.model, row.defense, row.attack) in found]
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:
