@@ -55,7 +55,7 @@ def compare(
     epsilon: EpsilonOption = 0.1,
     search: SearchOption = None,
     threat_model: ThreatModelOption = "open-weights",
-    floor: Annotated[float, option("--utility-floor", "F", "Share of utility below which a training is ended.", default=True)] = 0.9,
+    floor: Annotated[float, option("--utility-floor", "F", "Share of utility that a training must leave.", default=True)] = 0.9,
     out: OutOption = None,
     as_json: JsonOption = False,
     dtype: DtypeOption = None,

@@ -41,9 +41,7 @@ def harden(
     lora: Annotated[bool, option("--lora", "", "Train low-rank adapters, merged at the end, not all weights.")] = False,
     data: DataOption = None,
     seed: Annotated[int, option("--seed", "N", "Decides every random choice.", default=True, min=0)] = 0,
-    floor: Annotated[
-        float, option("--utility-floor", "F", "A stage ends where utility falls below this share of the model's own.", default=True)
-    ] = 0.9,
+    floor: Annotated[float, option("--utility-floor", "F", "Share of the model's utility that a stage must leave.", default=True)] = 0.9,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     chat_template: TemplateOption = None,

@@ -36,7 +36,7 @@ def compare(
         workers: processes at work at once; chosen by cores and memory unless told.
         on_event: is told of everything that happens.
         settings: further arguments of :func:`tempering.audit` (``data, seeds, budget, tau, epsilon, search, threat_model`` and so on), and
-            ``utility_floor``: a defence's training is ended where utility falls below this share of the model's.
+            ``utility_floor``: a defence's training must leave this share of the model's utility.
 
     Returns:
         The finished run. Seed k attacks the model that seed k hardened; a defence that could not be trained is told of and not priced.

@@ -122,7 +122,7 @@ def harden(
         seed: decides every random choice.
         config: settings that differ from the defence's defaults; of a chain, by the name of the link.
         lora: train low-rank adapters, merged at the end, in place of all weights.
-        floor: end a stage, and keep the last good weights, where utility falls below this share of the model's own; 0 lets it run.
+        floor: keep the last good weights where a stage ends with utility below this share of the model's own; 0 lets it be.
         dtype: type of the weights; the checkpoint's own unless told.
         device: ``cpu``, ``cuda``, ``cuda:1``; an accelerator where there is one unless told.
         chat_template: a file with a Jinja chat template, for a model that comes without.

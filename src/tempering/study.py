@@ -304,8 +304,8 @@ class Study(Settings):
     With defences, every attack is run on every defended model and on the model as it came; seed k attacks what seed k hardened.
 
     Attributes:
-        utility_floor: a stage of a defence's training is ended, and the last good weights kept, where utility falls below this share of
-            the model's own; 0 lets it run.
+        utility_floor: where a stage of a defence's training ends with utility below this share of the model's own, the last good weights
+            are kept; 0 keeps whatever comes of it.
         trainability: how far an honest user can still teach the models something new; ``None`` does not ask. A study that names defences
             asks unless it says otherwise.
     """

@@ -59,7 +59,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
 def test_tables_have_the_agreed_columns(tmp_path: Path) -> None:
     tables = filled(tmp_path / "run", plan(1)).tables()
     names = ["unit", "model", "defense", "attack", "trial", "seed", "probe"]
-    measures = ["harm", "refusal", "utility", "over_refusal", "coherence", "divergence", "extra"]
+    measures = ["harm", "refusal", "utility", "over_refusal", "borderline", "coherence", "divergence", "extra"]
     assert tables.trajectories.columns.tolist() == [*names, *SPEND, *measures, "details"]
     described = ["unit", "kind", "model", "defense", "attack", "trial", "config", "seed", "status", "error", "wall_s"]
     searched = [f"search_{name}" for name in ("trials", "examples", "tokens", "steps", "flops", "device_seconds", "queries")]

@@ -35,7 +35,7 @@ class HardeningJob(Settings):
         supplements_digest: of what the defender has beside it.
         defense: what is done.
         seed: decides every random choice.
-        floor: the training of a stage is ended, and the last good weights kept, where utility falls below this share of the target's.
+        floor: where a stage ends with utility below this share of the target's, the last good weights are kept.
         watch_steps: utility is looked at after so many steps of a stage, and at its end.
         watch_prompts: validation prompts of each role that are asked then, at most.
         schema_version: of stored results.

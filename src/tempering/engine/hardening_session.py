@@ -53,8 +53,9 @@ class TrainingProgress:
 
 
 PATIENCE = 0.5
-"""Share of a stage's steps for which utility may stay below the floor. Most defences tear a model up before they mend it: on
-``organism:tiny`` circuit breakers left 4 % of its utility after 40 of 300 steps and all of it from 120 on."""
+"""Share of a stage's steps for which utility may stay below half of the floor before the stage is given up. Most defences tear a model up
+before they mend it: on ``organism:tiny`` circuit breakers left 4 % of its utility after 40 of 300 steps and all of it from 120 on, and
+RepNoise 69 % after 220 of 400 and all of it at the end. So what counts is the end, and only what looks lost is not waited for."""
 
 Watcher = Callable[[TrainingProgress], None]
 """Is told where a training stands."""
@@ -135,8 +136,7 @@ class Session:
             self.look = self.watch.look(self.hardening.model)
             tell(self.progress("looked", step.parts, step))
             if stage.floored and self.look.kept < self.job.floor:
-                self._below = step.step if self._below is None else self._below
-                undone = last or step.step - self._below >= PATIENCE * stage.steps
+                undone = last or self._is_hopeless(step.step, stage)
                 ended = f"utility was {self.look.kept:.0%} of the target's, below the floor of {self.job.floor:.0%}" if undone else ""
             elif stage.until is not None and self.look.kept >= stage.until:
                 ended = f"utility was back at {self.look.kept:.0%} of the target's"
@@ -148,6 +148,15 @@ class Session:
                 self._below = None
         if ended:
             self._end(stage, step, ended, undone, tell)
+
+    def _is_hopeless(self, step: int, stage: Stage) -> bool:
+        """Whether utility has been below half of the floor for too long."""
+        assert self.look is not None
+        if self.look.kept >= self.job.floor / 2:
+            self._below = None
+            return False
+        self._below = step if self._below is None else self._below
+        return step - self._below >= PATIENCE * stage.steps
 
     def _end(self, stage: Stage, step: HardeningStep, why: str, undone: bool, tell: Watcher) -> None:
         kept = step.step

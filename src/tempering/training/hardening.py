@@ -34,7 +34,7 @@ class Stage:
         settings: optimiser, schedule, clipping; the batch size is the objective's to use.
         steps: optimizer steps at most.
         lora: adapters that move in place of the weights, merged at the end of the stage; ``None`` moves all weights.
-        floored: whether the training is ended where utility falls below the floor. Off where the stage begins with a damaged model.
+        floored: whether the stage is held to the floor of utility. Off where the stage begins with a damaged model.
         until: end the stage as soon as utility is back at this share of the target's; ``None`` runs all steps.
     """
 
