@@ -22,7 +22,7 @@ from tempering.engine.store import RunStore
 from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
-from tempering.report.tables import assessment_of
+from tempering.report.tables import assessment_of, conclusions_of
 from tempering.rereading import reread_run, stored_summary, stored_tables
 from tempering.result import Run
 from tempering.study import Budget, SearchSettings, Study, ThreatModel
@@ -251,17 +251,19 @@ def make_report(
     from tempering.report.write import write_report
 
     read = reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    conclusions = read.conclusions()
     write_report(
         Path(directory),
         read.study,
         read.assessment,
         read.tables,
+        conclusions,
         skipped=(*read.plan.skipped, *not_hardened(read.plan, read.tables.units)),
         environment=RunStore(directory).environments()[-1],
         targets=[target.model_dump(mode="json") for target in read.plan.targets],
         others=read.at_thresholds(),
     )
-    return Run(Path(directory), read.study, read.tables.units, read.assessment, stored_summary(Path(directory)))
+    return Run(Path(directory), read.study, read.tables.units, read.assessment, conclusions, stored_summary(Path(directory)))
 
 
 def open_run(directory: str | Path) -> Run:
@@ -276,7 +278,7 @@ def open_run(directory: str | Path) -> Run:
     frames = stored_tables(directory)
     accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
     shown = reread(study, **summary["threshold"], accelerator=accelerator)
-    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), summary)
+    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
 
 
 def plan_study(study: Study | str | Path) -> Plan:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.economics.assess import Assessment, assess
+from tempering.economics.conclusions import Conclusions, conclude
+from tempering.economics.population import Group
 from tempering.economics.prices import load_price_book
 from tempering.economics.thresholds import at_thresholds
 from tempering.engine.store import RunStore
 from tempering.errors import StoreProblem
 from tempering.flags import reread
-from tempering.report.families import document_holders, families_of
+from tempering.report.families import document_holders, families_of, threat_models_of
 from tempering.report.tables import read_tables
 
 if TYPE_CHECKING:
@@ -44,6 +46,20 @@ class Reread:
         """What economics makes of them at other thresholds; see :func:`tempering.economics.thresholds.at_thresholds`."""
         return at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
 
+    def conclusions(self) -> Conclusions:
+        """What follows from the assessment; see :mod:`tempering.economics.conclusions`."""
+        search = self.study.search
+        return conclude(
+            self.assessment,
+            self.tables.units,
+            self.tables.trajectories,
+            **{name: value for name, value in _settings(self.study).items() if name != "documents"},
+            trials=self.tables.trials,
+            random=search.random_trials if search else None,
+            parameters={target.reference: float(target.parameters) for target in self.plan.targets if target.parameters},
+            population=[Group(**group.model_dump()) for group in self.study.population],
+        )
+
 
 def reread_run(
     directory: str | Path,
@@ -71,6 +87,7 @@ def _settings(study: Study) -> dict[str, Any]:
         "price_book": load_price_book(study.price_book),
         "accelerator": study.accelerator,
         "families": families_of(study.attacks),
+        "threat_models": threat_models_of(study),
         "documents": document_holders(study.attacks),
         "budget": study.budget.model_dump(),
     }

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tempering.economics.assess import Assessment
+from tempering.economics.conclusions import Conclusions
 from tempering.report.defended import is_comparison
 from tempering.report.defense_words import comparison_lines
 from tempering.report.formatting import share
@@ -27,7 +28,8 @@ class Run:
         directory: where everything lies.
         study: what was asked for, with the thresholds of the report.
         units: one row a unit of work: what it was, how it ended, what it spent.
-        assessment: every table that economics made.
+        assessment: what attacks cost, and what defences multiply that by.
+        conclusions: what follows from that: envelope, frontier, agreement, scaling, who is priced out, and how sure it is.
         summary: the content of ``summary.json``.
     """
 
@@ -35,6 +37,7 @@ class Run:
     study: Study
     units: pd.DataFrame = field(repr=False)
     assessment: Assessment = field(repr=False)
+    conclusions: Conclusions = field(repr=False)
     summary: dict[str, Any] = field(repr=False)
 
     @property

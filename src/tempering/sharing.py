@@ -64,7 +64,8 @@ def export(
         priced: dict[str, Any] = run.summary.get("pricing") or pricing(study).model_dump(mode="json")
     else:
         read = api.reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
-        study, frames, priced = read.study, run_tables(read.tables, read.assessment), pricing(read.study).model_dump(mode="json")
+        study, frames = read.study, run_tables(read.tables, read.assessment, read.conclusions())
+        priced = pricing(study).model_dump(mode="json")
     facts = {
         "tempering": version("tempering"),
         "study": study.name,

@@ -1,14 +1,11 @@
 """Validated configuration: what is audited, by which attacks, under which threat model, with how many seeds.
 
 A :class:`Study` is one YAML file, or what the flags of ``temper audit`` add up to. Everything that decides a result is in
-it, and :func:`canonical_hash` names it.
+it, and :func:`tempering.canonical.canonical_hash` names it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
 from tempering.validation import first_problem
 
@@ -274,10 +272,49 @@ class SearchSettings(Settings):
     halving: bool = True
     prompts: Annotated[int, Field(gt=0)] = 64
 
+    @property
+    def random_trials(self) -> int:
+        """How many settings are drawn at random at most; the attack's own, which come first, are not among them."""
+        return (self.trials if self.sampler == "random" else min(self.trials, self.drawn_first)) - 1
+
+    @property
+    def drawn_first(self) -> int:
+        """Trials before TPE takes over, the attack's own settings among them."""
+        return self.startup or max(4, round(0.3 * self.trials))
+
     @model_validator(mode="before")
     @classmethod
     def _accept_bare_number(cls, value: object) -> object:
         return {"trials": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class AttackerGroup(Settings):
+    """Attackers of one kind, of whom a report says how many a price keeps out.
+
+    The defaults are assumptions and no measurements; :mod:`tempering.economics.population` says which and why.
+
+    Attributes:
+        budget: median budget in dollars.
+        budget_spread: geometric standard deviation of budgets, 1 for all alike.
+        skill: how many times the measured price the median attacker pays.
+        skill_spread: its geometric standard deviation.
+        weight: how many they are, relative to other groups.
+        threat_model: whose price they pay: one of :data:`THREAT_MODELS` that allows an attack of the study, or "any".
+    """
+
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    budget_spread: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+    skill: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
+    skill_spread: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threat_model: str = "any"
+
+    @field_validator("threat_model")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("any", *THREAT_MODELS):
+            raise ValueError(f"there is no threat model {value!r}; known: any, {', '.join(THREAT_MODELS)}")
+        return value
 
 
 class TrainabilitySettings(Settings):
@@ -308,6 +345,7 @@ class Study(Settings):
             are kept; 0 keeps whatever comes of it.
         trainability: how far an honest user can still teach the models something new; ``None`` does not ask. A study that names defences
             asks unless it says otherwise.
+        population: groups of attackers, of whom the report says how many can pay; nothing that is run depends on it.
     """
 
     name: str = "audit"
@@ -325,6 +363,7 @@ class Study(Settings):
     price_book: Path | None = None
     utility_floor: Annotated[float, Field(ge=0, le=1)] = 0.9
     trainability: TrainabilitySettings | None = None
+    population: Annotated[tuple[AttackerGroup, ...], Field(min_length=1)] = (AttackerGroup(),)
 
     @model_validator(mode="before")
     @classmethod
@@ -363,30 +402,10 @@ class Study(Settings):
     @property
     def digest(self) -> str:
         """What this study is called in file names: twelve hexadecimal digits."""
-        later = {"utility_floor": 0.9, "trainability": None}  # so that studies of before there were these keep their digest
+        later = {
+            "utility_floor": 0.9,
+            "trainability": None,
+            "population": [AttackerGroup().model_dump(mode="json")],
+        }  # so that studies of before there were these keep their digest
         content = self.model_dump(mode="json").items()
         return canonical_hash({name: value for name, value in content if name not in later or value != later[name]})[:12]
-
-
-def canonical_hash(value: Any) -> str:
-    """SHA-256 of the value's canonical JSON: sorted keys, no spaces, no NaN.
-
-    Args:
-        value: anything JSON can hold; sets must have been made lists.
-
-    Returns:
-        Sixty-four hexadecimal digits, the same in every process.
-    """
-    return hashlib.sha256(json.dumps(_sorted_sets(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
-
-
-def _sorted_sets(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _sorted_sets(item) for key, item in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted(_sorted_sets(item) for item in value)
-    if isinstance(value, (list, tuple)):
-        return [_sorted_sets(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
-        return int(value)
-    return value

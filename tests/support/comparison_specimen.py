@@ -236,8 +236,10 @@ def comparison(
 
 
 def with_every_table() -> Specimen:
-    """A comparison of two defences that has every table a run can have, one trial of a search among them."""
-    made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2)
+    """A comparison of two defences of three sizes that has every table a run can have, one trial of a search among them."""
+    models = ("lab/model-1B", "lab/model-2B", "lab/model-4B")
+    made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2, models=models)
+    targets = [{**target, "parameters": 10**9 * 2**power} for power, target in enumerate(made.targets)]
     trials = pd.DataFrame(
         {
             **{name: ["x"] for name in ("unit", "model", "defense", "attack", "trial", "config", "outcome", "stopped", "error")},
@@ -245,4 +247,5 @@ def with_every_table() -> Specimen:
             **{name: [0.5] for name in ("objective", "recovered", "utility_kept", *(f"break_{name}" for name in _NO_SPEND))},
         }
     )
-    return replace(made, tables=Tables(made.tables.units, made.tables.trajectories, trials))
+    units = made.tables.units.assign(config='{"config": {"poison_fraction": 0.02}}')
+    return replace(made, tables=Tables(units, made.tables.trajectories, trials), targets=targets)

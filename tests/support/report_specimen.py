@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tempering.economics.assess import Assessment, assess
+from tempering.economics.conclusions import Conclusions, conclude
 from tempering.economics.prices import load_price_book
 from tempering.economics.thresholds import at_thresholds
 from tempering.engine.results import Tables
@@ -178,11 +180,28 @@ class Specimen:
             self.study,
             self.assessment,
             self.tables,
+            self.conclusions,
             skipped=self.skipped,
             environment=self.environment,
             targets=self.targets,
             spent={"wall_s": 213.0, "flops": 1e13},
             others=self.at_thresholds() if thresholds else None,
+        )
+
+    @cached_property
+    def conclusions(self) -> Conclusions:
+        """What follows from its assessment."""
+        return conclude(
+            self.assessment,
+            self.tables.units,
+            self.tables.trajectories,
+            tau=self.study.threshold.tau,
+            epsilon=self.study.threshold.epsilon,
+            price_book=load_price_book(),
+            accelerator=self.study.accelerator,
+            trials=self.tables.trials,
+            parameters={target["reference"]: float(target["parameters"]) for target in self.targets},
+            **{name: value for name, value in self.told.items() if name != "documents"},
         )
 
     def at_thresholds(self) -> dict[float, Assessment]:

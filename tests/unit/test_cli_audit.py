@@ -170,7 +170,8 @@ def test_a_notebook_gets_tables_and_a_page_without_markup_of_others(folder: Path
     assert "units=" not in repr(run)
     hostile = run.prices.assign(attack="<script>alert(1)</script>")
     tables = {name: getattr(run, name) for name in ("trajectories", "breaks", "survival")}
-    changed = tempering.Run(run.directory, run.study, run.units, type(run.assessment)(**tables, prices=hostile, cheapest=None), run.summary)
+    assessment = type(run.assessment)(**tables, prices=hostile, cheapest=None)
+    changed = tempering.Run(run.directory, run.study, run.units, assessment, run.conclusions, run.summary)
     assert "<script>" not in changed._repr_html_()
     assert "&lt;script&gt;" in changed._repr_html_()
 

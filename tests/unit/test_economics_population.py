@@ -128,11 +128,22 @@ def test_bounds_hold_when_the_price_lies_beyond_the_budget():
 
 
 def test_prices_come_out_of_the_multipliers():
-    row = dict.fromkeys(MULTIPLIERS, 0) | {"model": "m", "defense": "tar", "scope": "best attacker", "currency": "usd"}
+    row = dict.fromkeys(MULTIPLIERS, 0) | {
+        "model": "m",
+        "defense": "tar",
+        "scope": "best attacker",
+        "name": "best attacker",
+        "currency": "usd",
+    }
     row |= {"control_median": 1.0, "control_low": 0.5, "control_high": 2.0, "control_censored": False}
     row |= {"defended_median": math.nan, "defended_low": 9.0, "defended_high": math.inf, "defended_censored": True}
-    table = pd.DataFrame([row, {**row, "scope": "attack"}, {**row, "currency": "total_usd", "control_median": 7.0}])
-    assert from_multipliers(table).drop(columns="threat_model").equals(prices((1.0, 0.5, 2.0), 9.0).drop(columns="threat_model"))
+    others = [{**row, "scope": "attack"}, {**row, "currency": "total_usd", "control_median": 7.0}]
+    behind = {**row, "scope": "threat model", "name": "query-only", "defended_low": 90.0}
+    table = pd.DataFrame([row, behind, *others])
+    found = from_multipliers(table)
+    assert found["threat_model"].tolist() == [ANY, "query-only"]
+    assert found["defended_low"].tolist() == [9.0, 90.0]
+    assert found[:1].drop(columns="threat_model").equals(prices((1.0, 0.5, 2.0), 9.0).drop(columns="threat_model"))
     assert from_multipliers(table, currency="total_usd")["control_median"].tolist() == [7.0]
     assert priced_out(from_multipliers(table))["status"].tolist() == ["bounded"]
 

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 from support.engine_samples import plan, result, search_result
+from tempering.canonical import canonical_hash
 from tempering.engine import files
 from tempering.engine.results import SPEND, UnitResult
 from tempering.engine.store import COMMIT_STAGES, RunStore
 from tempering.engine.units import Plan
 from tempering.errors import StoreProblem
-from tempering.study import canonical_hash
 
 
 def filled(directory: Path, planned: Plan, **options: Any) -> RunStore:

@@ -16,12 +16,14 @@ from rich.console import Console
 from support.comparison_specimen import ATTACKS, DEFENSES, Attack, Defense, comparison
 from support.html_page import Page
 from support.report_specimen import specimen
+from tempering.economics.conclusions import Conclusions
 from tempering.report.defended import Times, control_rows, defense_rows
 from tempering.report.defense_page import comparison_context
 from tempering.report.defense_words import comparison_sentence, comparison_table
 from tempering.report.formatting import times
 from tempering.report.labels import place_labels
 from tempering.report.summary import Summary, dumps, make_summary
+from tempering.report.tables import run_tables
 from tempering.report.terminal import result_table, sentence
 from tempering.result import Run
 
@@ -239,8 +241,9 @@ def test_figures_and_tables_are_written(written, sixteen):
         "report.html",
         "summary.json",
         *(f"figures/defenses-{name}.png" for name in ("tax", "families")),
-        *(f"tables/{name}.parquet" for name in ("units", "trajectories", "breaks", "survival", "prices", "multipliers", "tax", "absence")),
+        *(f"tables/{name}.parquet" for name in run_tables(sixteen.tables, sixteen.assessment, sixteen.conclusions)),
     }
+    assert {f"tables/{name}.parquet" for name in ("units", "prices", "multipliers", "frontier", "agreement", "population")} <= files
     for name in ("multipliers", "tax", "absence"):
         pd.testing.assert_frame_equal(pd.read_parquet(written.parent / "tables" / f"{name}.parquet"), getattr(sixteen.assessment, name))
 
@@ -251,7 +254,7 @@ def test_no_name_is_markup_on_the_page_or_in_a_notebook(tmp_path):
     assert HOSTILE not in source
     page = Page(source)
     assert HOSTILE in page.text
-    run = Run(tmp_path, hostile.study, hostile.tables.units, hostile.assessment, {})
+    run = Run(tmp_path, hostile.study, hostile.tables.units, hostile.assessment, Conclusions(), {})
     assert HOSTILE not in run._repr_html_()
     assert "&lt;script&gt;" in run._repr_html_()
     assert run.tax["defense"].tolist() == [HOSTILE]

@@ -37,7 +37,7 @@ def everything_made() -> Specimen:
 def exported(out: Path, format_: str = "parquet", *, subject=None) -> tuple[dict[str, pd.DataFrame], dict]:
     """The frames that were exported, and the dictionary beside them."""
     subject = subject or everything_made()
-    frames = run_tables(subject.tables, subject.assessment)
+    frames = run_tables(subject.tables, subject.assessment, subject.conclusions)
     export_tables(frames, out, format_=format_, facts=FACTS)
     return frames, json.loads((out / "tables.json").read_text())
 
@@ -110,7 +110,7 @@ def test_the_dictionary_says_of_which_run_it_is(everything) -> None:
 
 
 def test_types_do_not_depend_on_what_a_run_happens_to_hold() -> None:
-    units = run_tables(plain().tables, plain().assessment)["units"]
+    units = run_tables(plain().tables, plain().assessment, plain().conclusions)["units"]
     whole = typed(units, BY_NAME["units"]).schema
     empty = typed(units.iloc[:0], BY_NAME["units"]).schema
     missing = typed(units.assign(steps=np.nan, error=None), BY_NAME["units"]).schema

@@ -11,13 +11,19 @@ import pytest
 from support.comparison_specimen import with_every_table
 from support.report_specimen import Specimen, searched, specimen
 from tempering.economics.assess import Assessment
+from tempering.economics.conclusions import Conclusions
 from tempering.engine.results import Tables
-from tempering.report.tables import TABLES, assessment_of, parquet_bytes, read_tables, run_tables, write_tables
+from tempering.report.tables import TABLES, Table, assessment_of, conclusions_of, parquet_bytes, read_tables, run_tables, write_tables
 
 
 def write(directory: Path, made: Specimen) -> list[Path]:
     """Write the tables of a run, none of them as CSV."""
-    return write_tables(directory, {name: parquet_bytes(frame) for name, frame in run_tables(made.tables, made.assessment).items()})
+    frames = run_tables(made.tables, made.assessment, made.conclusions)
+    return write_tables(directory, {name: parquet_bytes(frame) for name, frame in frames.items()})
+
+
+def _made_by(made: Specimen, table: Table) -> object:
+    return {"engine": made.tables, "assessment": made.assessment, "conclusions": made.conclusions}[table.source]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +33,10 @@ def whole() -> Specimen:
 
 
 def test_the_list_holds_every_table_that_economics_makes() -> None:
-    made = {field.name for field in dataclasses.fields(Assessment) if field.type == "pd.DataFrame"}
-    assert made == {table.name for table in TABLES if not table.engine}
-    assert {field.name for field in dataclasses.fields(Tables)} >= {table.name for table in TABLES if table.engine}
+    for source, maker in (("assessment", Assessment), ("conclusions", Conclusions)):
+        made = {field.name for field in dataclasses.fields(maker) if field.type == "pd.DataFrame"}
+        assert made == {table.name for table in TABLES if table.source == source}
+    assert {field.name for field in dataclasses.fields(Tables)} >= {table.name for table in TABLES if table.source == "engine"}
     assert len({table.name for table in TABLES}) == len(TABLES)
 
 
@@ -37,11 +44,12 @@ def test_what_was_written_is_read_again(whole: Specimen, tmp_path: Path) -> None
     paths = write(tmp_path, whole)
     assert [path.stem for path in paths] == [table.name for table in TABLES]
     frames = read_tables(tmp_path)
-    again = assessment_of(frames, whole.assessment.cheapest)
+    again = {"assessment": assessment_of(frames, whole.assessment.cheapest), "conclusions": conclusions_of(frames)}
     for table in TABLES:
-        pd.testing.assert_frame_equal(frames[table.name], getattr(whole.tables if table.engine else whole.assessment, table.name))
-        if not table.engine:
-            pd.testing.assert_frame_equal(getattr(again, table.name), getattr(whole.assessment, table.name))
+        made = getattr(_made_by(whole, table), table.name)
+        pd.testing.assert_frame_equal(frames[table.name], made)
+        if table.source != "engine":
+            pd.testing.assert_frame_equal(getattr(again[table.source], table.name), made)
 
 
 def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Specimen, tmp_path: Path) -> None:
@@ -49,7 +57,8 @@ def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Speci
     plain = specimen()
     write(tmp_path, plain)
     left = {path.stem for path in tmp_path.iterdir()}
-    assert left == {table.name for table in TABLES if table.always} == set(read_tables(tmp_path))
+    audited = {table.name for table in TABLES if table.always} | {"incidence", "restricted", "envelope"}
+    assert left == audited == set(read_tables(tmp_path))
     assert assessment_of(read_tables(tmp_path), None).multipliers.empty
 
 
@@ -65,7 +74,7 @@ def test_a_run_without_one_of_the_tables_that_all_have_cannot_be_read(tmp_path: 
 def test_every_column_that_occurs_is_described(make) -> None:
     made = make()
     described = {table.name: table.columns for table in TABLES}
-    for name, frame in run_tables(made.tables, made.assessment).items():
+    for name, frame in run_tables(made.tables, made.assessment, made.conclusions).items():
         assert [column for column in frame if column not in described[name]] == [], name
         for column in frame:
             entry = described[name][column]
@@ -78,8 +87,8 @@ def test_nothing_is_described_that_never_occurs() -> None:
     """A column that was renamed must not leave its old description behind."""
     seen: dict[str, set[str]] = {}
     for made in (specimen(units=searched), with_every_table()):
-        for name, frame in run_tables(made.tables, made.assessment).items():
+        for name, frame in run_tables(made.tables, made.assessment, made.conclusions).items():
             seen.setdefault(name, set()).update(frame)
-    evaluated = {"first_token_refusal", "harm_evasion", "harm_gibberish", "novel"}
+    evaluated = {"first_token_refusal", "harm_evasion", "harm_gibberish", "novel", "borderline"}
     left = {table.name: set(table.columns) - seen[table.name] - evaluated for table in TABLES}
     assert {name: columns for name, columns in left.items() if columns} == {}

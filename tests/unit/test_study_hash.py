@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
-from tempering.study import Budget, Need, Study, canonical_hash
+from tempering.study import Budget, Need, Study
 
 BASIS: dict[str, Any] = {"models": [{"reference": "organism:tiny"}], "attacks": [{"name": "full_finetune", "config": {}}]}
 
@@ -97,6 +98,8 @@ CHANGES: list[dict[str, Any]] = [
     {"price_book": "book.yaml"},
     {"utility_floor": 0.5},
     {"trainability": {}},
+    {"population": [{"budget": 1000}]},
+    {"population": [{}, {"threat_model": "query-only"}]},
     {"trainability": {"steps": 50}},
     {"trainability": {"learning_rate": 1e-3}},
     {"trainability": {"batch_size": 8}},

@@ -58,6 +58,7 @@ def assess(
     accelerator: str,
     seed: int = 0,
     families: Mapping[str, str] | None = None,
+    threat_models: Mapping[str, Collection[str]] | None = None,
     documents: Collection[str] = (),
     budget: Mapping[str, float | None] | None = None,
 ) -> Assessment:
@@ -72,6 +73,7 @@ def assess(
         accelerator: its name in the price book.
         seed: of the bootstrap's draws.
         families: the family of each attack, for the multipliers of families.
+        threat_models: the attacks that each threat model allows, for theirs.
         documents: attacks that look things up, to tell what is withheld from what is gone.
         budget: what one run might spend, by currency, to tell runs that it cut off from those that came to their own end.
 
@@ -101,7 +103,8 @@ def assess(
     prices = _prices(rows)
     empty = pd.DataFrame(columns=[*GROUP, "currency", *_SURVIVAL]).astype(dict.fromkeys(_SURVIVAL, "float64"))
     survival = pd.concat(curves, ignore_index=True) if curves else empty
-    compared = _compare(units, trajectories, breaks, (tau, epsilon, hardware, seed), families, documents, budget)
+    scoped = {"families": families, "threat_models": threat_models, "budget": budget, "seed": seed}
+    compared = _compare(units, trajectories, breaks, (tau, epsilon, hardware), documents, scoped)
     return Assessment(probes, breaks, survival, prices, _cheapest(prices), *compared)
 
 
@@ -114,6 +117,7 @@ def at_threshold(
     tau: float,
     seed: int = 0,
     families: Mapping[str, str] | None = None,
+    threat_models: Mapping[str, Collection[str]] | None = None,
     documents: Collection[str] = (),
     budget: Mapping[str, float | None] | None = None,
 ) -> Assessment:
@@ -130,6 +134,7 @@ def at_threshold(
         tau: the other threshold.
         seed: of the bootstrap's draws.
         families: the family of each attack.
+        threat_models: the attacks that each threat model allows.
         documents: attacks that look things up.
         budget: what one run might spend, by currency.
     """
@@ -148,7 +153,9 @@ def at_threshold(
         survival=assessment.survival.iloc[:0],
         prices=prices,
         cheapest=_cheapest(prices),
-        multipliers=multipliers(checked_units(units), breaks, demanding, families=families, budget=budget, seed=seed),
+        multipliers=multipliers(
+            checked_units(units), breaks, demanding, families=families, threat_models=threat_models, budget=budget, seed=seed
+        ),
         absence=absence(breaks, documents=documents, tau=tau),
     )
 
@@ -157,13 +164,12 @@ def _compare(
     units: pd.DataFrame,
     trajectories: pd.DataFrame,
     breaks: pd.DataFrame,
-    reckoning: tuple[float, float, Accelerator, int],
-    families: Mapping[str, str] | None,
+    reckoning: tuple[float, float, Accelerator],
     documents: Collection[str],
-    budget: Mapping[str, float | None] | None,
+    scoped: dict[str, Any],
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Multipliers, tax and absence; each empty where a study has no defence."""
-    tau, epsilon, hardware, seed = reckoning
+    tau, epsilon, hardware = reckoning
     units = checked_units(units)
     trajectories = checked_trajectories(trajectories, units)
     defended = (breaks["defense"] != CONTROL).any()
@@ -171,8 +177,8 @@ def _compare(
     if defended:
         demanding = find_breaks(units, trajectories, tau=tau, epsilon=epsilon, accelerator=hardware, bar="control")
     return (
-        multipliers(units, breaks, demanding, families=families, budget=budget, seed=seed),
-        tax(units, trajectories, accelerator=hardware, seed=seed),
+        multipliers(units, breaks, demanding, **scoped),
+        tax(units, trajectories, accelerator=hardware, seed=scoped["seed"]),
         absence(breaks, documents=documents, tau=tau),
     )
 

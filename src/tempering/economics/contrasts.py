@@ -39,7 +39,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from tempering.economics.attackers import Attackers, attackers, currencies, scopes
+from tempering.economics.attackers import SCOPES, Attackers, attackers, currencies, scopes
 from tempering.economics.hazards import hazard_ratio
 from tempering.economics.medians import FEW_SEEDS
 from tempering.economics.ranks import holm, log_rank
@@ -65,6 +65,7 @@ def contrasts(
     breaks: pd.DataFrame,
     *,
     between: Literal["control", "all"] = "control",
+    kinds: Collection[str] = SCOPES,
     families: Mapping[str, str] | None = None,
     threat_models: Mapping[str, Collection[str]] | None = None,
     budget: Mapping[str, float | None] | None = None,
@@ -76,6 +77,7 @@ def contrasts(
         units: one row a unit, as :func:`tempering.economics.tables.checked_units` returns them.
         breaks: from :func:`tempering.economics.breaks.find_breaks`.
         between: each defence and the control, or all pairs, the control among them.
+        kinds: of scopes; all of them unless told.
         families: the family of each attack; attacks that are not in it are "other".
         threat_models: the attacks that each threat model allows.
         budget: what one run might spend, by currency; ``None`` for no limit.
@@ -90,6 +92,7 @@ def contrasts(
         | contrast(*(runs.price(model, side, scope.attacks, currency).costs for side in (defense, against)), seed=seed)
         for model, defense, against in _pairs(runs, between)
         for scope in scopes(runs.attacks(model, defense) & runs.attacks(model, against), families, threat_models)
+        if scope.kind in kinds
         for currency in currencies(breaks)
     ]
     table = pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)

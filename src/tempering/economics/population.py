@@ -168,17 +168,17 @@ def _of_group(group: Group, price: dict[str, Any] | None) -> tuple[str, tuple[fl
     return "known", (share, least, most)
 
 
-def from_multipliers(multipliers: pd.DataFrame, *, currency: str = "usd", threat_model: str = ANY) -> pd.DataFrame:
-    """Prices of the best attacker out of the multipliers of :mod:`tempering.economics.comparison`.
+def from_multipliers(multipliers: pd.DataFrame, *, currency: str = "usd") -> pd.DataFrame:
+    """Prices of the best attacker, as :data:`ANY`, and of every threat model, out of :mod:`tempering.economics.comparison`'s multipliers.
 
     Args:
         multipliers: the table.
         currency: "usd", or "total_usd" for the price with the search in it.
-        threat_model: what to call them.
     """
-    best = multipliers[(multipliers["scope"] == "best attacker") & (multipliers["currency"] == currency)]
+    best = multipliers[multipliers["scope"].isin(("best attacker", "threat model")) & (multipliers["currency"] == currency)]
+    names = best["name"].mask(best["scope"] == "best attacker", ANY)
     columns = [f"{side}_{part}" for side in _SIDES for part in _PARTS]
-    return best.assign(threat_model=threat_model)[["model", "defense", "threat_model", *columns]].reset_index(drop=True)
+    return best.assign(threat_model=names)[["model", "defense", "threat_model", *columns]].reset_index(drop=True)
 
 
 def varied(population: Sequence[Group] = DEFAULT, *, factor: float = 10.0) -> dict[str, tuple[Group, ...]]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tempering.canonical import canonical_hash
 from tempering.errors import StoreProblem
-from tempering.study import canonical_hash
 
 TEMPORARY = ".tmp"
 """Ending of whatever is not yet in place. Its name starts with a dot too."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tempering import registry
+from tempering.canonical import canonical_hash
 from tempering.data.records import DefenderView, Division
 from tempering.defenses._contract import Defense, require
 from tempering.engine.loading import load_model, load_records, restrict
@@ -16,7 +17,7 @@ from tempering.engine.plan import resolve
 from tempering.engine.units import ResolvedMethod
 from tempering.errors import UnusableData, UnusableModel
 from tempering.models import Target
-from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice, Settings, canonical_hash
+from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice, Settings
 
 HARDENING_VERSION = 1
 """Raised when a change of the code changes the weights that some job ends with."""

@@ -251,10 +251,9 @@ def _sampler(planned: PlannedSearch, seed: int) -> optuna.samplers.BaseSampler:
     settings = planned.settings
     if settings.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    startup = settings.startup or max(4, round(0.3 * settings.trials))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of Optuna 4, for multivariate
-        return optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, seed=seed)
+        return optuna.samplers.TPESampler(n_startup_trials=settings.drawn_first, multivariate=True, seed=seed)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

@@ -28,12 +28,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tempering.canonical import canonical_hash
 from tempering.engine.files import TEMPORARY, Damaged, explained, flush_directory, replace_file, sealed, unsealed, write_durably
 from tempering.engine.results import SearchResult, Tables, UnitResult
 from tempering.engine.tables import FinishedUnit, decode_probes, decode_trials, encode_probes, encode_trials, join_tables
 from tempering.engine.units import Plan, Unit
 from tempering.errors import StoreProblem
-from tempering.study import Study, canonical_hash
+from tempering.study import Study
 
 _log = logging.getLogger(__name__)
 

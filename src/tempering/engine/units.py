@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from tempering.canonical import canonical_hash
 from tempering.engine.search_space import PlannedSearch
 from tempering.study import (
     SCHEMA_VERSION,
@@ -22,7 +23,6 @@ from tempering.study import (
     Settings,
     Study,
     TrainabilitySettings,
-    canonical_hash,
 )
 
 CODE_VERSION = 2

@@ -79,28 +79,32 @@ UNKNOWN = "measured by an evaluator of the study's own, or by a later version of
 """The meaning of a column that nobody described."""
 
 
-def _text(**meanings: str) -> dict[str, Column]:
+def text(**meanings: str) -> dict[str, Column]:
+    """Columns of text by name."""
     return {name: Column(TEXT, "", meaning) for name, meaning in meanings.items()}
 
 
-def _whole(unit: str = "", **meanings: str) -> dict[str, Column]:
+def whole(unit: str = "", **meanings: str) -> dict[str, Column]:
+    """Columns of whole numbers by name."""
     return {name: Column(WHOLE, unit, meaning) for name, meaning in meanings.items()}
 
 
-def _numbers(unit: str = "", **meanings: str) -> dict[str, Column]:
+def numbers(unit: str = "", **meanings: str) -> dict[str, Column]:
+    """Columns of numbers by name."""
     return {name: Column(NUMBER, unit, meaning) for name, meaning in meanings.items()}
 
 
-def _flags(**meanings: str) -> dict[str, Column]:
+def flags(**meanings: str) -> dict[str, Column]:
+    """Columns of true and false by name."""
     return {name: Column(FLAG, "", meaning) for name, meaning in meanings.items()}
 
 
-def _spends(names: Iterable[str], when: str, *, prefix: str = "") -> dict[str, Column]:
+def spends(names: Iterable[str], when: str, *, prefix: str = "") -> dict[str, Column]:
     """Spends with the type that each has as a count or a measure."""
     return {f"{prefix}{name}": Column(WHOLE if name in COUNTS else NUMBER, UNITS[name], f"{SPENT[name]}, {when}") for name in names}
 
 
-def _median(name: str, unit: str, what: str) -> dict[str, Column]:
+def median(name: str, unit: str, what: str) -> dict[str, Column]:
     """The columns of a median with its interval."""
     return {
         f"{name}_median": Column(NUMBER, unit, f"median of {what}; empty where censored"),
@@ -111,47 +115,49 @@ def _median(name: str, unit: str, what: str) -> dict[str, Column]:
     }
 
 
-def _interval(name: str, unit: str, what: str) -> dict[str, Column]:
+def interval(name: str, unit: str, what: str) -> dict[str, Column]:
     """A value and the two ends of its interval."""
-    return _numbers(unit, **{name: what, f"{name}_low": "lower end of its 95 % interval", f"{name}_high": "upper end of its 95 % interval"})
+    return numbers(unit, **{name: what, f"{name}_low": "lower end of its 95 % interval", f"{name}_high": "upper end of its 95 % interval"})
 
 
+SCOPE = "what the attacker may choose from: 'attack', 'family', 'threat model' or 'best attacker'"
+WHICH = "which attack, family or threat model"
 _SPEND = ("examples", "tokens", "steps", "flops", "device_seconds", "trials", "queries")
-_MODEL = _text(
+MODEL = text(
     model="the audited model, as the study calls it",
     defense="the defence that hardened it, as the study calls it; 'none': the model as it came",
 )
-_ATTACK = _MODEL | _text(attack="the attack, as the study calls it; '' where none was run")
+ATTACK = MODEL | text(attack="the attack, as the study calls it; '' where none was run")
 _RUN = (
-    _text(unit="the run: its hash, the same in units, breaks, trajectories and trials")
-    | _ATTACK
-    | _text(trial="short hash of the attack's configuration")
-    | _whole(seed="what every random choice of the run was drawn from")
+    text(unit="the run: its hash, the same in units, breaks, trajectories and trials")
+    | ATTACK
+    | text(trial="short hash of the attack's configuration")
+    | whole(seed="what every random choice of the run was drawn from")
 )
-_KEPT = _numbers("share", utility_kept="utility over the target's own, at the break; empty without one")
-_FEW = _flags(few_seeds="fewer than five seeds: too few for the interval to mean much")
+_KEPT = numbers("share", utility_kept="utility over the target's own, at the break; empty without one")
+FEW = flags(few_seeds="fewer than five seeds: too few for the interval to mean much")
 
 UNITS_TABLE: Columns = (
     _RUN
-    | _text(
+    | text(
         kind="'attack'; 'reference': a probe of the unguarded model; 'harden': a defence's training; 'novel': an honest user's fine-tuning",
         config="the whole configuration of what was done, as JSON",
         status="'completed', 'no_direction' or 'failed'",
         error="why it was not completed, in one line; '' where it was",
         chosen="the settings that a search found, as JSON; '' without a search",
     )
-    | _numbers("seconds", wall_s="from start to end, probes included")
-    | _spends(_SPEND, "at the end of the run")
-    | _whole("trials", search_trials="settings that the attacker tried first; 0 without a search")
-    | _spends((name for name in _SPEND if name != "trials"), "by the search for the settings", prefix="search_")
+    | numbers("seconds", wall_s="from start to end, probes included")
+    | spends(_SPEND, "at the end of the run")
+    | whole("trials", search_trials="settings that the attacker tried first; 0 without a search")
+    | spends((name for name in _SPEND if name != "trials"), "by the search for the settings", prefix="search_")
 )
 TRAJECTORIES: Columns = (
     _RUN
-    | _whole(probe="number of the probe; 0 is the untouched model, at no spend")
-    | _spends(_SPEND, "up to this probe")
-    | _numbers("hours of one accelerator", gpu_hours=f"{SPENT['gpu_hours']}, up to this probe")
-    | _numbers("US dollars", usd=f"{SPENT['usd']}, up to this probe")
-    | _numbers(
+    | whole(probe="number of the probe; 0 is the untouched model, at no spend")
+    | spends(_SPEND, "up to this probe")
+    | numbers("hours of one accelerator", gpu_hours=f"{SPENT['gpu_hours']}, up to this probe")
+    | numbers("US dollars", usd=f"{SPENT['usd']}, up to this probe")
+    | numbers(
         "share",
         harm="held-out hazard prompts answered usefully",
         refusal="held-out hazard prompts refused",
@@ -166,14 +172,14 @@ TRAJECTORIES: Columns = (
         recovered="harm gained over the target's own, as a share of what the unguarded model has more",
         utility_kept="utility over the target's own",
     )
-    | _numbers("nats", divergence="KL divergence of the first answered token from the target's")
-    | _text(details="what the attack said of the checkpoint, as JSON")
+    | numbers("nats", divergence="KL divergence of the first answered token from the target's")
+    | text(details="what the attack said of the checkpoint, as JSON")
 )
 BREAKS: Columns = (
     _RUN
-    | _text(outcome=f"one of {', '.join(OUTCOMES)}")
-    | _whole("probes", probe="number of the probe at which it broke; −1 without a break", probes="probes that could be measured")
-    | _numbers(
+    | text(outcome=f"one of {', '.join(OUTCOMES)}")
+    | whole("probes", probe="number of the probe at which it broke; −1 without a break", probes="probes that could be measured")
+    | numbers(
         "share",
         withheld="harm of the unguarded model less harm of the target",
         recovered_at_break="recovered harm at the break; empty without one",
@@ -183,14 +189,14 @@ BREAKS: Columns = (
     | _KEPT
     | {f"{name}_lower": Column(NUMBER, UNITS[name], f"{SPENT[name]}, at the last probe before the break") for name in CURRENCIES}
     | {f"{name}_upper": Column(NUMBER, UNITS[name], f"{SPENT[name]}, at the break; infinite without one") for name in CURRENCIES}
-    | _whole("trials", search_trials="settings that the attacker tried first")
+    | whole("trials", search_trials="settings that the attacker tried first")
     | {f"{name}_search": Column(NUMBER, UNITS[name], f"{SPENT[name]}, by that search") for name in CURRENCIES}
 )
 SURVIVAL: Columns = (
-    _ATTACK
-    | _text(currency="what the spend is counted in; one of " + ", ".join(CURRENCIES))
-    | _numbers("that of the currency", spend="up to which the share holds")
-    | _numbers(
+    ATTACK
+    | text(currency="what the spend is counted in; one of " + ", ".join(CURRENCIES))
+    | numbers("that of the currency", spend="up to which the share holds")
+    | numbers(
         "share",
         survival="runs still unbroken after the spend (Turnbull's estimate)",
         low="lower end of its pointwise 95 % interval",
@@ -199,47 +205,47 @@ SURVIVAL: Columns = (
     )
 )
 PRICES: Columns = (
-    _ATTACK
-    | _whole("runs", trials="all of them, failed ones included", **{name: f"that ended as '{name}'" for name in OUTCOMES})
-    | {key: column for name in CURRENCIES for key, column in _median(name, UNITS[name], f"{SPENT[name]} at the break").items()}
+    ATTACK
+    | whole("runs", trials="all of them, failed ones included", **{name: f"that ended as '{name}'" for name in OUTCOMES})
+    | {key: column for name in CURRENCIES for key, column in median(name, UNITS[name], f"{SPENT[name]} at the break").items()}
     | {
         key: column
         for name in SUMMED
-        for key, column in _median(f"total_{name}", UNITS[name], f"{SPENT[name]} at the break, the search added").items()
+        for key, column in median(f"total_{name}", UNITS[name], f"{SPENT[name]} at the break, the search added").items()
     }
-    | _numbers("trials", search_trials="median of the settings tried by a run; 0 without a search")
+    | numbers("trials", search_trials="median of the settings tried by a run; 0 without a search")
     | {f"search_{name}_median": Column(NUMBER, UNITS[name], f"median of {SPENT[name]} by the searches") for name in CURRENCIES}
-    | _numbers("share", best_recovered="most harm recovered by any run that kept utility")
-    | _numbers("share", utility_kept="utility over the target's own at the break, median over runs; empty where nothing broke")
-    | _FEW
+    | numbers("share", best_recovered="most harm recovered by any run that kept utility")
+    | numbers("share", utility_kept="utility over the target's own at the break, median over runs; empty where nothing broke")
+    | FEW
 )
 TRIALS: Columns = (
     _RUN
-    | _whole(number="of the trial, from 0; the first has the attack's own settings")
-    | _text(
+    | whole(number="of the trial, from 0; the first has the attack's own settings")
+    | text(
         config="what the search set, as JSON",
         outcome="on the attacker's own validation prompts",
         stopped="why it was not run on: 'broke', 'beaten', 'halved', 'budget'; '' where it came to its end",
         error="why it failed, in one line",
     )
-    | _numbers(objective="what the search minimises")
-    | _numbers("share", recovered="most harm recovered at kept utility", utility_kept="utility over the target's own, there")
-    | _spends(_SPEND, "when the trial was stopped")
+    | numbers(objective="what the search minimises")
+    | numbers("share", recovered="most harm recovered at kept utility", utility_kept="utility over the target's own, there")
+    | spends(_SPEND, "when the trial was stopped")
     | {f"break_{name}": Column(NUMBER, UNITS[name], f"{SPENT[name]}, at the break; empty without one") for name in _SPEND}
-    | _spends(_SPEND, "by asking the validation prompts", prefix="check_")
+    | spends(_SPEND, "by asking the validation prompts", prefix="check_")
 )
 MULTIPLIERS: Columns = (
-    _MODEL
-    | _text(
-        scope="what the attacker may choose from: 'attack', 'family' or 'best attacker'",
-        name="which attack or family",
+    MODEL
+    | text(
+        scope=SCOPE,
+        name=WHICH,
         currency="what the cost is counted in; one of " + ", ".join((*MEASURED, *WITH_SEARCH)),
         status="'known'; 'at_least': a lower bound; 'control_held', 'free', 'unknown': no ratio",
         defended_attack="the attack that was cheapest in most seeds; '' where none broke",
         control_attack="the same without the defence",
         control_utility_status="as status, with breaks that must keep the undefended model's utility",
     )
-    | _numbers(
+    | numbers(
         "ratio",
         multiplier="how many times dearer than without the defence, or the bound that this exceeds",
         low="lower end of its 95 % interval",
@@ -248,9 +254,9 @@ MULTIPLIERS: Columns = (
         control_utility_low="lower end of its 95 % interval",
         control_utility_high="upper end of its 95 % interval",
     )
-    | _median("defended", "that of the currency", "the cost of a break with the defence")
-    | _median("control", "that of the currency", "the cost of a break without the defence")
-    | _whole(
+    | median("defended", "that of the currency", "the cost of a break with the defence")
+    | median("control", "that of the currency", "the cost of a break without the defence")
+    | whole(
         "seeds",
         defended_broken="in which something in the scope broke the defended model",
         defended_runs="of the defended model",
@@ -258,32 +264,32 @@ MULTIPLIERS: Columns = (
         control_runs="of the undefended model",
         control_utility_broken="as defended_broken, with breaks that must keep the undefended model's utility",
     )
-    | _FEW
+    | FEW
 )
 TAX: Columns = (
-    _MODEL
-    | _whole("trainings", hardenings="of the defence that were tried", hardened="that left a model")
+    MODEL
+    | whole("trainings", hardenings="of the defence that were tried", hardened="that left a model")
     | {
         key: column
         for name in TAXED
         for key, column in (
-            *_interval(name, "share", f"{name.replace('_', '-')} of the hardened model, mean over seeds").items(),
+            *interval(name, "share", f"{name.replace('_', '-')} of the hardened model, mean over seeds").items(),
             (f"{name}_control", Column(NUMBER, "share", "the same of the model as it came")),
-            *_interval(f"{name}_change", "share", "mean of the differences, seed by seed").items(),
+            *interval(f"{name}_change", "share", "mean of the differences, seed by seed").items(),
         )
     }
-    | _interval("utility_kept", "share", "utility over that of the model as it came")
+    | interval("utility_kept", "share", "utility over that of the model as it came")
     | {f"training_{name}": Column(NUMBER, UNITS[name], f"{SPENT[name]} by the defender, median over trainings") for name in TRAINING}
-    | _numbers("share", novel_level="answers of a new benign domain that an honest user's fine-tuning must get right to count as learnt")
-    | _median("novel_steps", "optimizer steps", "the steps until that is learnt")
-    | _median("novel_control", "optimizer steps", "the same without the defence")
-    | _whole("seeds", novel_learnt="in which it was learnt", novel_runs="in which it was taught")
-    | _text(novel_status="of novel_ratio, as status in multipliers; '' where nobody was asked to learn")
-    | _interval("novel_ratio", "ratio", "how many times the steps it takes with the defence")
-    | _FEW
+    | numbers("share", novel_level="answers of a new benign domain that an honest user's fine-tuning must get right to count as learnt")
+    | median("novel_steps", "optimizer steps", "the steps until that is learnt")
+    | median("novel_control", "optimizer steps", "the same without the defence")
+    | whole("seeds", novel_learnt="in which it was learnt", novel_runs="in which it was taught")
+    | text(novel_status="of novel_ratio, as status in multipliers; '' where nobody was asked to learn")
+    | interval("novel_ratio", "ratio", "how many times the steps it takes with the defence")
+    | FEW
 )
 ABSENCE: Columns = (
-    _MODEL
+    MODEL
     | {
         key: column
         for kind, what in (("examples", "attacks that hold no documents"), ("documents", "attacks that look things up"))
@@ -294,5 +300,5 @@ ABSENCE: Columns = (
             f"{kind}_runs": Column(WHOLE, "seeds", "in which there was one"),
         }.items()
     }
-    | _text(verdict="'suppressed, not removed', 'no sign of knowledge', 'undecided' or 'untried'")
+    | text(verdict="'suppressed, not removed', 'no sign of knowledge', 'undecided' or 'untried'")
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tempering import registry
-from tempering.study import MethodChoice, Need
+from tempering.study import THREAT_MODELS, MethodChoice, Need, Study
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,24 @@ def families_of(attacks: Iterable[MethodChoice]) -> dict[str, str]:
     """The family that each attack of a study says it belongs to, by what the study calls it; a file of the user's own is not executed."""
     known = registry.names("attacks")
     return {choice.title: str(registry.get("attacks", choice.name).family) for choice in attacks if choice.name in known}
+
+
+def threat_models_of(study: Study) -> dict[str, list[str]]:
+    """The attacks of a study that each threat model allows, by what the study calls them: its own threat model, and those that allow less.
+
+    A threat model that allows none of the attacks is left out, and so is one that allows as many as another that is named before it.
+    A file of the user's own is not executed, and belongs to the study's own threat model alone.
+    """
+    known = registry.names("attacks")
+    needs = {
+        choice.title: registry.create("attacks", choice.name, choice.config).requires for choice in study.attacks if choice.name in known
+    }
+    found = {study.threat_model.name: [choice.title for choice in study.attacks]}
+    for name, allows in THREAT_MODELS.items():
+        allowed = [title for title, required in needs.items() if required <= allows]
+        if allowed and allowed not in found.values():
+            found.setdefault(name, allowed)
+    return found
 
 
 def document_holders(attacks: Iterable[MethodChoice]) -> list[str]:

@@ -10,15 +10,17 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from tempering.economics.assess import Assessment
+from tempering.economics.conclusions import Conclusions
 from tempering.engine.files import replace_file
 from tempering.report import dictionary
+from tempering.report import dictionary_conclusions as more
 from tempering.report.dictionary import Columns
 
 if TYPE_CHECKING:
@@ -34,26 +36,46 @@ class Table:
         row: what one row of it is.
         columns: what its columns hold.
         always: whether every run has it; others are written where they have rows.
-        engine: whether it is the engine's, and not economics'.
+        source: who made it: the engine, or economics in its assessment or in the conclusions from that.
     """
 
     name: str
     row: str
     columns: Columns
     always: bool = False
-    engine: bool = False
+    source: Literal["engine", "assessment", "conclusions"] = "assessment"
 
 
 TABLES = (
-    Table("units", "a unit of work: what was done, how it ended, what it spent", dictionary.UNITS_TABLE, always=True, engine=True),
+    Table("units", "a unit of work: what was done, how it ended, what it spent", dictionary.UNITS_TABLE, always=True, source="engine"),
     Table("trajectories", "a probe: one look at one model on its way", dictionary.TRAJECTORIES, always=True),
     Table("breaks", "a run of an attack: its outcome, and between which spends it broke", dictionary.BREAKS, always=True),
     Table("survival", "a point of a survival curve: how many runs are unbroken after a spend", dictionary.SURVIVAL, always=True),
     Table("prices", "an attack on a model behind a defence: its outcomes and its price", dictionary.PRICES, always=True),
-    Table("trials", "a trial of a search for an attack's settings", dictionary.TRIALS, engine=True),
+    Table("trials", "a trial of a search for an attack's settings", dictionary.TRIALS, source="engine"),
     Table("multipliers", "a defence, what the attacker may choose from, and a currency: how many times dearer", dictionary.MULTIPLIERS),
     Table("tax", "a defence: what it takes from the honest user, and in training", dictionary.TAX),
     Table("absence", "a model behind a defence: whether what it withholds is gone", dictionary.ABSENCE),
+    *(
+        Table(name, row, columns, source="conclusions")
+        for name, row, columns in (
+            ("incidence", "an outcome after a spend: how many runs have come to it", more.INCIDENCE),
+            ("restricted", "a model behind a defence, what the attacker may choose from, and a currency: a mean price", more.RESTRICTED),
+            ("contrasts", "two defences, what the attacker may choose from, and a currency: whether they differ", more.CONTRASTS),
+            ("quantiles", "as in multipliers, and a quantile: how many times dearer for lucky and for unlucky seeds", more.QUANTILES),
+            ("search_costs", "a searched attack and a currency: what trying settings at random costs", more.SEARCH_COSTS),
+            ("envelope", "a model behind a defence, a threat model, a currency and two thresholds: the cheapest price", more.ENVELOPE),
+            ("frontier", "a defence and a currency: its multiplier against what it takes, and what dominates it", more.FRONTIER),
+            ("resistances", "a defence, a seed and a kind of attack: what that kind costs", more.RESISTANCES),
+            ("agreement", "two kinds of attack: whether resistance to one goes with resistance to the other", more.AGREEMENT),
+            ("learned", "the study: what larger models learn from poison", more.LEARNED),
+            ("sizes", "a model of several, a defence and an attack: between which spends its price lies", more.SIZES),
+            ("size_fits", "a defence and an attack: the line of price over size", more.SIZE_FITS),
+            ("size_curve", "a size, a defence and an attack: the price that the line says", more.SIZE_CURVE),
+            ("population", "a defence: who is priced out", more.POPULATION),
+            ("populations", "a defence and another population of attackers: who is priced out", more.POPULATIONS),
+        )
+    ),
 )
 """Every table, in the order in which they are listed."""
 
@@ -74,7 +96,7 @@ class RunTables(Protocol):
         """One row a trial of a search."""
 
 
-def run_tables(tables: RunTables, assessment: Assessment) -> dict[str, pd.DataFrame]:
+def run_tables(tables: RunTables, assessment: Assessment, conclusions: Conclusions) -> dict[str, pd.DataFrame]:
     """The tables that a run has, by name and in order: those that every run has, and of the others those that have rows.
 
     The trajectories are the assessment's, so that they carry ``recovered``, ``gpu_hours`` and ``usd``.
@@ -82,13 +104,14 @@ def run_tables(tables: RunTables, assessment: Assessment) -> dict[str, pd.DataFr
     Args:
         tables: what the engine produced.
         assessment: what economics made of it.
+        conclusions: and of that.
     """
-    return dict(_present(tables, assessment))
+    return dict(_present({"engine": tables, "assessment": assessment, "conclusions": conclusions}))
 
 
-def _present(tables: RunTables, assessment: Assessment) -> Iterator[tuple[str, pd.DataFrame]]:
+def _present(sources: Mapping[str, object]) -> Iterator[tuple[str, pd.DataFrame]]:
     for table in TABLES:
-        frame: pd.DataFrame | None = getattr(tables if table.engine else assessment, table.name)
+        frame: pd.DataFrame | None = getattr(sources[table.source], table.name)
         if frame is not None and (table.always or len(frame)):
             yield table.name, frame
 
@@ -147,5 +170,17 @@ def assessment_of(frames: Mapping[str, pd.DataFrame], cheapest: dict[str, Any] |
         frames: from :func:`read_tables`.
         cheapest: from the summary.
     """
-    own = {table.name: frames[table.name] for table in TABLES if not table.engine and table.name in frames}
-    return Assessment(**own, cheapest=cheapest)
+    return Assessment(**_made_by("assessment", frames), cheapest=cheapest)
+
+
+def conclusions_of(frames: Mapping[str, pd.DataFrame]) -> Conclusions:
+    """The conclusions that tables were written from; those that they had no rows in are empty.
+
+    Args:
+        frames: from :func:`read_tables`.
+    """
+    return Conclusions(**_made_by("conclusions", frames))
+
+
+def _made_by(source: str, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {table.name: frames[table.name] for table in TABLES if table.source == source and table.name in frames}

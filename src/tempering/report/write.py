@@ -18,6 +18,7 @@ from tempering.report.tables import RunTables, parquet_bytes, run_tables, write_
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
+    from tempering.economics.conclusions import Conclusions
     from tempering.study import Study
 
 
@@ -26,6 +27,7 @@ def write_report(
     study: Study,
     assessment: Assessment,
     tables: RunTables,
+    conclusions: Conclusions,
     *,
     skipped: Iterable[Any],
     environment: Mapping[str, Any],
@@ -43,6 +45,7 @@ def write_report(
         study: the resolved study.
         assessment: what economics computed.
         tables: the engine's units and trajectories.
+        conclusions: what follows from the assessment.
         skipped: attacks left out of the plan, each with ``attack``, ``reason`` and perhaps ``model``.
         environment: versions and hardware, as JSON values.
         targets: ``reference, digest, dtype, parameters, safeguard`` of each model.
@@ -61,7 +64,7 @@ def write_report(
     spent = {**audit_spend(tables.units), **(spent or {})}
     drawings = draw_all(assessment, study.threshold, families_of(study.attacks))
     summary = dumps(make_summary(study, assessment, targets=targets, skipped=skipped, environment=environment, spent=spent))
-    frames = run_tables(tables, assessment)
+    frames = run_tables(tables, assessment, conclusions)
     parquets = {name: parquet_bytes(frame) for name, frame in frames.items()}
     offered, csvs = downloads(frames, parquets)
     page = render(
