@@ -29,7 +29,10 @@ def test_everything_is_written_and_nothing_is_left_aside(written):
         "report.html",
         "summary.json",
         *(f"figures/{name}.png" for name in ("trajectories", "survival", "prices")),
-        *(f"tables/{name}.parquet" for name in ("units", "trajectories", "breaks", "survival", "prices")),
+        *(
+            f"tables/{name}.parquet"
+            for name in ("units", "trajectories", "breaks", "survival", "prices", "incidence", "restricted", "envelope")
+        ),
     }
 
 

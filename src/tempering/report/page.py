@@ -27,6 +27,7 @@ from tempering.report.families import by_family, families_of
 from tempering.report.formatting import NOTHING, amount, beyond, count, duration, flops, share
 from tempering.report.rows import LABELS, group_title, groups, number, price_columns, price_rows
 from tempering.report.scope import scope
+from tempering.report.section import Section
 from tempering.report.style import css_colours, looks
 from tempering.report.summary import audit_spend
 from tempering.report.views import choices, left_out, views
@@ -45,6 +46,7 @@ def render(
     assessment: Assessment,
     tables: RunTables,
     drawings: Sequence[Drawing],
+    sections: Sequence[Section],
     *,
     price_book: PriceBook,
     skipped: Iterable[Any],
@@ -61,6 +63,7 @@ def render(
         assessment: what economics computed.
         tables: the engine's tables, for failures and the reference.
         drawings: the figures.
+        sections: what follows from the prices, question by question.
         price_book: where the accelerator's numbers come from.
         skipped: attacks left out of the plan, each with ``attack`` and ``reason``.
         environment: versions and hardware.
@@ -99,6 +102,7 @@ def render(
         "group_drawings": [[_figure(drawing) for drawing in drawings if drawing.group == key] for key in keys],
         "columns": [title for title, _ in columns],
         "drawings": [] if compared else [_figure(drawing) for drawing in drawings],
+        "sections": [{**vars(section), "drawings": [_figure(drawing) for drawing in section.drawings]} for section in sections],
         "searches": searches.sentences(study, rows, tables.units),
         "chosen": searches.chosen(tables.units, accelerator),
         **scope(study, rows, skipped),

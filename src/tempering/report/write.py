@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
 from tempering.engine.files import explained, replace_file
+from tempering.report.all_sections import SECTIONS
 from tempering.report.downloads import downloads
 from tempering.report.drawing import write_pngs
 from tempering.report.families import families_of
 from tempering.report.figures import draw_all
 from tempering.report.page import render
+from tempering.report.section import Material, sections
 from tempering.report.summary import audit_spend, dumps, make_summary
 from tempering.report.tables import RunTables, parquet_bytes, run_tables, write_tables
 
@@ -62,6 +64,7 @@ def write_report(
     directory = Path(directory)
     skipped = list(skipped)
     spent = {**audit_spend(tables.units), **(spent or {})}
+    made = list(sections(Material(study, assessment, conclusions), SECTIONS))
     drawings = draw_all(assessment, study.threshold, families_of(study.attacks))
     summary = dumps(make_summary(study, assessment, targets=targets, skipped=skipped, environment=environment, spent=spent))
     frames = run_tables(tables, assessment, conclusions)
@@ -72,6 +75,7 @@ def write_report(
         assessment,
         tables,
         drawings,
+        made,
         price_book=load_price_book(study.price_book),
         skipped=skipped,
         environment=environment,
@@ -83,7 +87,7 @@ def write_report(
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         write_tables(directory / "tables", parquets, csvs)
-        write_pngs(drawings, directory / "figures")
+        write_pngs([*drawings, *(drawing for section in made for drawing in section.drawings)], directory / "figures")
         replace_file(directory / "summary.json", summary.encode())
         replace_file(directory / "report.html", page.encode())
     return directory / "report.html"
