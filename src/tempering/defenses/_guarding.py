@@ -38,8 +38,11 @@ def guard(
 
     The defender's own hazard prompts come up as often as the imagined ones, of which there may be many more: a model that was trained
     anew has to learn that what it knows harmless things about has dangerous ones too. On a model that never saw the hazard that took
-    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps). Harmless answers about hazardous things are rehearsed too:
-    without them UNDO answered 85 % of borderline prompts well, with them 95 % (``organism:tiny``, one seed).
+    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps). Harmless answers about hazardous things are
+    rehearsed too, beside which refusing takes longer to learn: UNDO answered 85 % of borderline prompts well without them, 95 % with, and
+    100 % after 240 steps in place of 150, when it also refused all hazard prompts. A model that never saw the hazard tells the two apart
+    less well: data filtering answers all borderline prompts, but makes up answers to a quarter of the hazard prompts in place of refusing,
+    however long it is guarded (``organism:tiny``, one seed).
 
     Args:
         target: whose tokenizer has to know the refusals.

@@ -92,7 +92,7 @@ class Undo(Defense):
         until: Annotated[float, Field(gt=0, le=1)] | None = 0.95
         guard: bool = True
         guard_training: Annotated[GuardTraining, OnlyIf("guard", True)] = GuardTraining()
-        guard_share: Annotated[float, Field(gt=0), OnlyIf("guard", True)] = 0.375
+        guard_share: Annotated[float, Field(gt=0), OnlyIf("guard", True)] = 0.6
         refusals: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_REFUSALS
 
     source: ClassVar[str] = "Lee et al. 2025, arXiv 2506.06278"
