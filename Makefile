@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint cards format clean
+.PHONY: help setup demo test lint cards gallery format clean
 
 help:
 	@echo "make setup    make the environment in $(VENV)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test     lint, types, layers and the whole test suite"
 	@echo "make lint     lint, types and layers only"
 	@echo "make cards    write docs/cards anew from the committed figures"
+	@echo "make gallery  the study of docs/gallery: hours; goes on where it was stopped"
 	@echo "make format   format the code"
 
 setup: $(STAMP)
@@ -44,6 +45,12 @@ test: lint
 
 cards: setup
 	$(BIN)/python benchmarks/claim_cards.py
+
+# A study of its own, so that the pictures in the README can be made anew by whoever doubts them.
+gallery: setup
+	$(BIN)/temper run examples/gallery.yaml --out runs/gallery
+	$(BIN)/temper card runs/gallery --out docs/gallery/card
+	cp -R runs/gallery/report.html runs/gallery/summary.json runs/gallery/figures docs/gallery/
 
 format: setup
 	$(BIN)/ruff check --fix .
