@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tempering import organisms, registry
+from tempering.economics.power import MULTIPLIER, POWER
 from tempering.economics.prices import load_price_book
 from tempering.engine.store import RunStore
 from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
+from tempering.planning_power import basis_of, checked_question
 from tempering.report.tables import assessment_of, conclusions_of
 from tempering.rereading import reread_run, stored_summary, stored_tables
 from tempering.result import Run
@@ -292,9 +294,24 @@ def plan_study(study: Study | str | Path) -> Plan:
     return make_plan(validate_study(study))
 
 
-def plan_document(study: Study | str | Path) -> dict[str, Any]:
-    """What ``temper plan`` shows; see :func:`tempering.planning.priced_plan`."""
-    return priced_plan(plan_study(study))
+def plan_document(
+    study: Study | str | Path, *, pilot: str | Path | None = None, multiplier: float = MULTIPLIER, power: float = POWER
+) -> dict[str, Any]:
+    """What ``temper plan`` shows; see :func:`tempering.planning.priced_plan`.
+
+    Args:
+        study: a study, or the YAML file that holds one.
+        pilot: the directory of a run that says how costs vary from seed to seed; assumptions say it unless told.
+        multiplier: of a price, that should be seen.
+        power: with which probability.
+
+    Raises:
+        TemperingError: the study, the pilot or the question cannot be used; the message is one line.
+    """
+    checked_question(multiplier, power)
+    study = read_study(study)
+    basis = basis_of(pilot, study)
+    return priced_plan(plan_study(study), basis=basis, multiplier=multiplier, power=power)
 
 
 def validate_study(study: Study | str | Path) -> Study:

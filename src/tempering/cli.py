@@ -290,23 +290,32 @@ cli_sharing.register(app)
 
 
 @app.command()
-def plan(study: StudyArgument, as_json: JsonOption = False) -> None:
-    """Show the units of a study and what they are expected to cost; nothing is run."""
+def plan(
+    study: StudyArgument,
+    pilot: Annotated[Path | None, option("--pilot", "RUN", "A finished run that says how costs vary from seed to seed.")] = None,
+    multiplier: Annotated[float, option("--multiplier", "X", "How much dearer a break should be for it to be seen.", default=True)] = 2,
+    power: Annotated[float, option("--power", "P", "With which probability it should be seen.", default=True)] = 0.8,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the units of a study, what they are expected to cost, and how many seeds see a difference; nothing is run."""
     with progress_display(f"planning {study}"):
         from tempering import api
 
-        document = api.plan_document(study)
+        document = api.plan_document(study, pilot=pilot, multiplier=multiplier, power=power)
     if as_json:
         print_json(document)
         return
     from tempering.report.plan import others_table, plan_lines, plan_table
+    from tempering.report.plan_power import power_lines, power_table, table_note
 
     if (others := others_table(document)) is not None:
         print_table(others)
         print_text("")
     print_table(plan_table(document))
-    for line in plan_lines(document):
+    for line in (*plan_lines(document), "", *power_lines(document["power"]), ""):
         print_text(line)
+    print_table(power_table(document["power"]))
+    print_text(table_note(document["power"]))
 
 
 @app.command()

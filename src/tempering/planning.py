@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tempering.economics.power import MULTIPLIER, POWER
 from tempering.economics.prices import gpu_hours, load_price_book, usd
 from tempering.flags import study_directory
+from tempering.planning_power import Basis, basis_of, planned_power
 
 if TYPE_CHECKING:
     from tempering.economics.prices import Accelerator
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 _COSTS = ("flops", "gpu_hours", "usd")
 
 
-def priced_plan(plan: Plan) -> dict[str, Any]:
-    """The units of a plan and what the attacker would spend on them, as JSON values.
+def priced_plan(plan: Plan, *, basis: Basis | None = None, multiplier: float = MULTIPLIER, power: float = POWER) -> dict[str, Any]:
+    """The units of a plan, what the attacker would spend on them, and what they would be able to see, as JSON values.
 
     Spend is the attacker's to the end of the budget; probes are not counted, nor is the asking between the trials of a search. A search
     is reckoned as so many runs with the attack's own settings; stopping trials early makes it cheaper than that. What defences and honest
@@ -23,6 +25,9 @@ def priced_plan(plan: Plan) -> dict[str, Any]:
 
     Args:
         plan: from :func:`tempering.api.plan_study`.
+        basis: how costs are taken to vary; the assumptions of :class:`tempering.economics.power.Prior` unless told.
+        multiplier: of a price, that should be seen.
+        power: with which probability.
 
     Returns:
         ``study``, ``digest``, ``directory``, ``units`` (how many), ``accelerator``, ``threat_model``, ``attacks``, ``skipped`` and the
@@ -30,12 +35,16 @@ def priced_plan(plan: Plan) -> dict[str, Any]:
         run: ``model``, ``defense``, ``attack``, ``trial``, ``units``, the spend of ``each`` run, ``search`` (``trials`` of each unit and
         ``flops``, ``gpu_hours``, ``usd`` of all), ``unsearched`` (why there is none, where the study asks for one), and ``flops``,
         ``gpu_hours`` and ``usd`` of all runs and searches. With defences also ``hardening`` and ``trainability``: ``model``, ``defense``,
-        ``units``, and of one unit ``steps`` and ``flops`` (``None`` where it is not estimated).
+        ``units``, and of one unit ``steps`` and ``flops`` (``None`` where it is not estimated). ``power`` is described at
+        :func:`tempering.planning_power.planned_power`.
+
+    Raises:
+        InvalidPlan: nothing can be planned for such a multiplier or power.
     """
     accelerator = load_price_book(plan.study.price_book).accelerator(plan.study.accelerator)
     attacks = [_entry(estimate, accelerator) for estimate in plan.estimates if estimate.kind == "attack"]
     others = {"hardening": _others(plan, "harden"), "trainability": _others(plan, "novel")}
-    return {
+    document: dict[str, Any] = {
         "study": plan.study.name,
         "digest": plan.study.digest,
         "directory": str(study_directory(plan.study)),
@@ -47,6 +56,9 @@ def priced_plan(plan: Plan) -> dict[str, Any]:
         "skipped": [entry.model_dump(mode="json") for entry in plan.skipped],
         **{name: sum(entry[name] for entry in attacks) for name in _COSTS},
     }
+    basis = basis_of(None, plan.study) if basis is None else basis
+    seen = planned_power(document, plan.study, basis, accelerator=accelerator, multiplier=multiplier, power=power)
+    return document | {"power": seen}
 
 
 def _others(plan: Plan, kind: str) -> list[dict[str, Any]]:

@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 
 from tempering.economics import power
-from tempering.economics.power import Cost, InvalidPlan, Prior, _on_ladder, _simulated, ceiling, from_pilot, plan, seeds_by_formula, seen_in
+from tempering.economics.power import (
+    Cost,
+    InvalidPlan,
+    Pilot,
+    Prior,
+    _on_ladder,
+    _seen,
+    _simulated,
+    ceiling,
+    from_pilot,
+    from_pilots,
+    least_seen,
+    plan,
+    seeds_by_formula,
+    seen_in,
+)
 from tempering.economics.prices import load_price_book
-from tempering.economics.ratios import Costs
+from tempering.economics.ratios import Costs, ratio_of_medians
 
 HARDWARE = load_price_book().accelerator("H100-SXM")
 SURE = Prior(control=0.0, defended=0.0, spacing=1.0)
@@ -172,3 +187,58 @@ def test_plans_of_nothing():
         plan(Prior(), cost=Cost(1e15), accelerator=HARDWARE, multiplier=1.0)
     with pytest.raises(InvalidPlan, match="without seeds"):
         seen_in(Prior(), 2.0, 0)
+
+
+@pytest.mark.parametrize("prior", [Prior(), Prior(0.3, 0.3, spacing=1), Prior(0.4, 0.6, 0.5, spacing=1.19, budget=3)])
+@pytest.mark.parametrize("seeds", [1, 2, 5, 8])
+def test_what_is_seen_is_what_the_interval_of_a_report_says(prior, seeds):
+    source = np.random.default_rng(seeds)
+    found = []
+    for multiplier in (1.0, 2.0, 3.0, 8.0):
+        for _ in range(6):
+            control, defended = _simulated(prior, multiplier, seeds, 1, source)
+            foot = source.random()
+            sides = _on_ladder(defended, prior, foot), _on_ladder(control, prior, foot)
+            found.append(_seen(*sides))
+            assert found[-1] == (ratio_of_medians(*sides).low > 1)
+    assert 0 < sum(found) < len(found)
+
+
+def test_the_least_multiplier_that_is_seen():
+    assert least_seen(SURE, 3, studies=10) == power.MULTIPLIERS[0]
+    assert least_seen(Prior(0.1, 0.1, spacing=1, budget=0.2), 3, studies=10) is None
+    coarse = least_seen(Prior(0.0, 0.0, spacing=2.0), 3, studies=40)
+    # Two rungs apart in four studies of five, or more: 2^1.8 = 3.5.
+    assert coarse == 4.0
+    fewer, more = (least_seen(Prior(0.4, 0.4, spacing=1), seeds, studies=60) for seeds in (5, 30))
+    assert fewer > more
+
+
+def test_pilots_of_several_defences_have_levels_of_their_own_and_one_spread():
+    source = np.random.default_rng(3)
+    found = []
+    for _ in range(100):
+        sides = [costs(level * np.exp(0.4 * source.standard_normal(3))) for level in (1.0, 5.0, 40.0, 300.0)]
+        found.append(from_pilots([Pilot(sides[0], tuple(sides[1:]))], cautious=False))
+    # Three defences of three seeds are six degrees of freedom; pooled about one level the spread would be two.
+    assert np.sqrt(np.mean([prior.defended**2 for prior in found])) == pytest.approx(0.4, abs=0.06)
+    assert np.std([prior.defended for prior in found]) < np.std([prior.control for prior in found])
+
+
+def test_pilots_of_several_models_are_paired_within_each():
+    source = np.random.default_rng(4)
+    pilots = []
+    for level in (1.0, 100.0):
+        shared, own = source.standard_normal((2, 100))
+        pilots.append(Pilot(costs(level * np.exp(0.5 * shared)), (costs(level * np.exp(0.5 * (0.8 * shared + 0.6 * own))),)))
+    found = from_pilots(pilots, cautious=False)
+    assert (found.control, found.correlation) == (pytest.approx(0.5, abs=0.06), pytest.approx(0.8, abs=0.06))
+
+
+def test_a_pilot_that_always_broke_in_one_gap_promises_no_certainty():
+    same = Costs(np.arange(5), np.full(5, 4.0), np.full(5, 8.0), np.zeros(5, dtype=bool))
+    assert from_pilot(same, same, cautious=False).control < 0.1
+    # A spread of .318 puts five breaks into the middle of a gap of ln 2 one time in five: (2 Φ(.3466 / .318) − 1)^5 = .2.
+    assert from_pilot(same, same).control == pytest.approx(0.318, abs=0.001)
+    known = costs([4.0] * 5)
+    assert from_pilot(known, known).control < 0.01

@@ -2,7 +2,7 @@
 
 *To see* a multiplier is what a report means by it: the low end of the 95 % interval of
 :func:`tempering.economics.ratios.ratio_of_medians` lies above 1. The power is the probability of that, found by simulating studies and
-passing them through that very function; so whatever the interval does, its power is what is told, not that of a formula for another.
+asking of each what that function would say; so whatever the interval does, its power is what is told, not that of a formula for another.
 
 **What a study is taken to be.** In seed i, of S, with a search of T trials on either side,
 
@@ -16,8 +16,10 @@ A study whose defended median lies beyond the budget may still see the multiplie
 
 **From a pilot** (:func:`from_pilot`): σ of each side by maximum likelihood for censored logs, times √(n / (n − 1)), and ρ of the pairs
 whose breaks were both seen. A pilot of few seeds knows σ badly: the ``cautious`` σ is its upper 80 % limit, σ √((n − 1) /
-χ²_{n−1}(0.2)), as Browne (1995) advises for planning; with it the study planned has its power four times out of five. ρ is then taken
-as 0 where it is positive. Without a pilot: :class:`Prior`, whose defaults are assumptions.
+χ²_{n−1}(0.2)), as Browne (1995) advises for planning; with it the study planned has its power four times out of five. It is no less
+than the σ that puts n breaks into one gap one time in five, or a pilot that broke at one probe would promise too much. ρ is then taken
+as 0 where it is positive. Several defences and models (:func:`from_pilots`) have levels of their own and one σ a side. Without a pilot:
+:class:`Prior`, whose defaults are assumptions.
 
 **The formula**, for orientation and as the place where the simulation begins: the median of S log-normal costs has a log with variance
 ≈ (π/2) σ² / S, so with z for the normal quantiles
@@ -56,9 +58,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tempering.economics import censored_line
+from tempering.economics import bootstrap, censored_line
+from tempering.economics.binomial import TAILS
+from tempering.economics.binomial import place as place_of
 from tempering.economics.prices import Accelerator, usd
-from tempering.economics.ratios import Costs, ratio_of_medians
+from tempering.economics.ratios import Costs, placed
 from tempering.economics.survival import Floats
 from tempering.errors import TemperingError
 
@@ -73,6 +77,8 @@ SPACING = math.sqrt(2)
 """Of the probes of the fine-tuning attacks here: two a doubling."""
 LEAST_PILOT = 2
 """Seeds of a pilot below which nothing is known of a spread."""
+MULTIPLIERS = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0)
+"""Multipliers among which the least that a study sees is looked for."""
 
 _UNSEEN = 0.2
 """Chance that a cautious spread is still below the true one."""
@@ -142,51 +148,87 @@ class Cost:
         return seeds * (2 * self.attacks * (self.run + searched) + self.hardening)
 
 
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot saw of one model.
+
+    Attributes:
+        control: costs without a defence.
+        defended: costs with each defence; none where the pilot had none.
+    """
+
+    control: Costs
+    defended: tuple[Costs, ...] = ()
+
+
 def from_pilot(defended: Costs, control: Costs, *, cautious: bool = True, spacing: float = SPACING, budget: float = math.inf) -> Prior:
-    """What a pilot says of how costs vary.
+    """What a pilot of one defence says of how costs vary; arguments as of :func:`from_pilots`."""
+    return from_pilots([Pilot(control, (defended,))], cautious=cautious, spacing=spacing, budget=budget)
+
+
+def from_pilots(pilots: Sequence[Pilot], *, cautious: bool = True, spacing: float = SPACING, budget: float = math.inf) -> Prior:
+    """What pilots of several models and defences say of how costs vary.
+
+    Each model and each defence has a level of its own; the spread about it is taken to be one of all controls, and one of all defences.
 
     Args:
-        defended: costs with the defence; those of one side in at least two seeds.
-        control: costs without.
+        pilots: one a model; some side of some of them with at least two seeds that broke.
         cautious: plan with the upper 80 % limit of each spread, and without what a positive correlation would save.
         spacing: of the probes of the study planned.
         budget: of its runs, in medians of the control.
 
     Raises:
-        InvalidPlan: the breaks of fewer than two seeds were seen on either side.
+        InvalidPlan: the breaks of fewer than two seeds were seen on every side.
     """
-    spreads = [_spread(costs, cautious) for costs in (defended, control)]
+    defended = [costs for pilot in pilots for costs in pilot.defended]
+    spreads = [_spread(side, cautious) for side in (defended, [pilot.control for pilot in pilots])]
     known = [spread for spread in spreads if spread is not None]
     if not known:
         raise InvalidPlan("a pilot in which fewer than two seeds of either side broke", "run more seeds, or state a prior")
     # A side that mostly held says nothing of its spread: the other's stands in.
     above, below = (known[0] if spread is None else spread for spread in spreads)
-    correlation = _correlation(defended, control)
+    correlation = _correlation(pilots)
     return Prior(below, above, min(correlation, 0.0) if cautious else correlation, spacing=spacing, budget=budget)
 
 
-def _spread(costs: Costs, cautious: bool) -> float | None:
-    lower, upper = np.where(costs.lower == 0, costs.upper, costs.lower), costs.upper
-    usable = (upper > 0) & np.isfinite(lower)
-    if int((usable & np.isfinite(upper)).sum()) < LEAST_PILOT:
+def _spread(groups: Sequence[Costs], cautious: bool) -> float | None:
+    """About the level of each group; ``None`` where no group has two breaks."""
+    ends = [kept for kept in map(_usable_logs, groups) if np.isfinite(kept[1]).sum() >= LEAST_PILOT]
+    if not ends:
         return None
-    low, high = np.log(lower[usable]), np.log(upper[usable])
-    count = len(low)
-    line = censored_line.fit(low[None], high[None], np.ones((count, 1)))
-    spread = float(line.sigma[0]) * math.sqrt(count / (count - 1))
-    freedom = int(np.isfinite(high).sum()) - 1
-    return spread * math.sqrt(freedom / stats.chi2.ppf(_UNSEEN, freedom)) if cautious else spread
+    low, high = (np.concatenate(side) for side in zip(*ends, strict=True))
+    levels = np.repeat(np.eye(len(ends)), [len(kept[0]) for kept in ends], axis=0)
+    count, known = len(low), int(np.isfinite(high).sum())
+    spread = float(censored_line.fit(low[None], high[None], levels).sigma[0]) * math.sqrt(count / (count - len(ends)))
+    if not cautious:
+        return spread
+    freedom, gap = known - len(ends), float(np.median((high - low)[np.isfinite(high)]))
+    # Breaks that all lie in one gap look as if they did not vary at all; so wide a spread puts them there one time in five.
+    hidden = gap / 2 / float(stats.norm.ppf((1 + _UNSEEN ** (1 / known)) / 2))
+    return max(spread * math.sqrt(freedom / stats.chi2.ppf(_UNSEEN, freedom)), hidden)
 
 
-def _correlation(defended: Costs, control: Costs) -> float:
-    """Of the logs of the spends at which the pairs were seen broken; 0 where fewer than three pairs were."""
-    _, above, below = np.intersect1d(defended.seeds, control.seeds, return_indices=True)
-    first, second = defended.upper[above], control.upper[below]
-    known = np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
-    if known.sum() < 3:
-        return 0.0
-    logs = np.log(np.stack([first[known], second[known]]))
-    return 0.0 if (np.ptp(logs, axis=1) == 0).any() else float(np.clip(np.corrcoef(logs)[0, 1], -1, 1))
+def _usable_logs(costs: Costs) -> tuple[Floats, Floats]:
+    """Ends of the logs of the costs; one that opens at spend 0 is taken for the point where it closes, as in a ratio."""
+    lower = np.where(costs.lower == 0, costs.upper, costs.lower)
+    usable = (costs.upper > 0) & np.isfinite(lower)
+    return np.log(lower[usable]), np.log(costs.upper[usable])
+
+
+def _correlation(pilots: Sequence[Pilot]) -> float:
+    """Of the logs of the spends at which pairs were seen broken, about the levels of their sides; 0 where no side had three pairs."""
+    squares = np.zeros((2, 2))
+    for control, defended in ((pilot.control, costs) for pilot in pilots for costs in pilot.defended):
+        _, above, below = np.intersect1d(defended.seeds, control.seeds, return_indices=True)
+        first, second = defended.upper[above], control.upper[below]
+        known = np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
+        if known.sum() < 3:
+            continue
+        logs = np.log(np.stack([first[known], second[known]]))
+        logs -= logs.mean(axis=1, keepdims=True)
+        squares += logs @ logs.T
+    scale = math.sqrt(squares[0, 0] * squares[1, 1])
+    return float(np.clip(squares[0, 1] / scale, -1, 1)) if scale > 1e-12 else 0.0
 
 
 def ceiling(prior: Prior, multiplier: float = MULTIPLIER) -> float:
@@ -275,9 +317,36 @@ def seen_in(prior: Prior, multiplier: float, seeds: int, *, trials: int = 1, stu
     for _ in range(studies):
         control, defended = _simulated(prior, multiplier, seeds, trials, source)
         foot = source.random()
-        ratio = ratio_of_medians(_on_ladder(defended, prior, foot), _on_ladder(control, prior, foot))
-        count += bool(ratio.low > 1)
+        count += _seen(_on_ladder(defended, prior, foot), _on_ladder(control, prior, foot))
     return count
+
+
+def least_seen(prior: Prior, seeds: int, *, trials: int = 1, power: float = POWER, studies: int = STUDIES, seed: int = 0) -> float | None:
+    """The least of :data:`MULTIPLIERS` that so many seeds see with the power; ``None`` where they see none of them."""
+    low, high = 0, len(MULTIPLIERS)
+    while low < high:
+        middle = (low + high) // 2
+        found = seen_in(prior, MULTIPLIERS[middle], seeds, trials=trials, studies=studies, seed=seed)
+        low, high = (low, middle) if found >= power * studies else (middle + 1, high)
+    return MULTIPLIERS[low] if low < len(MULTIPLIERS) else None
+
+
+def _seen(defended: Costs, control: Costs) -> bool:
+    """Whether the low end of :func:`tempering.economics.ratios.ratio_of_medians` lies above 1.
+
+    That function fits a curve, for costs that were seen anyhow, and both ends of every resample, which is a hundred times the work. Here
+    the seeds of both sides are the same, none has come to an end by itself, and all are seen on one ladder. So a median is the
+    middle one of the ends, and the low end lies above 1 where fewer than 2.5 % of the resamples have a ratio that does not.
+    """
+    count = len(control.seeds)
+    middle = place_of(count, 0.5) - 1
+    below, above = np.sort(control.upper)[middle], np.sort(defended.upper)[middle]
+    above = above if math.isfinite(above) else np.sort(defended.lower)[middle]
+    if not below < above:
+        return False
+    drawn = bootstrap.resamples(count, 0)
+    unseen = placed(defended.lower, drawn.counts, 0.5) <= placed(control.upper, drawn.counts, 0.5)
+    return bool(drawn.probabilities[unseen].sum() < TAILS[0] - 1e-12)
 
 
 def _simulated(prior: Prior, multiplier: float, seeds: int, trials: int, source: np.random.Generator) -> tuple[Floats, Floats]:

@@ -181,16 +181,22 @@ def resampled(costs: Costs, seeds: Integers, counts: Integers, quantile: float) 
         quantile: share of the seeds that must have got there.
     """
     own = counts[:, np.searchsorted(seeds, costs.seeds)]
-    closes = _placed(costs.upper, own, quantile)
-    opens = _placed(carried_on(costs.lower, costs.upper, costs.ended), own, quantile)
+    closes = placed(costs.upper, own, quantile)
+    opens = placed(carried_on(costs.lower, costs.upper, costs.ended), own, quantile)
     # What lies beyond every run is bounded by what was seen alone.
-    opens = np.where(np.isfinite(closes), np.where(opens == 0, closes, opens), _placed(costs.lower, own, quantile))
+    opens = np.where(np.isfinite(closes), np.where(opens == 0, closes, opens), placed(costs.lower, own, quantile))
     return Quantiles(opens, closes, own.sum(axis=1) > 0)
 
 
-def _placed(ends: Floats, counts: Integers, quantile: float) -> Floats:
-    """Each resample's ⌈q n⌉-th smallest end, shape [resamples]."""
+def placed(ends: Floats, counts: Integers, quantile: float) -> Floats:
+    """Each resample's ⌈q n⌉-th smallest end, shape [resamples].
+
+    Args:
+        ends: of the intervals that hold the costs, shape [n].
+        counts: how often each occurs, shape [resamples, n].
+        quantile: share of the seeds that must have got there.
+    """
     order = np.argsort(ends, kind="stable")
     enough = counts[:, order].cumsum(axis=1) >= quantile * counts.sum(axis=1, keepdims=True) - _SLACK
-    placed: Floats = ends[order][enough.argmax(axis=1)]
-    return placed
+    found: Floats = ends[order][enough.argmax(axis=1)]
+    return found
