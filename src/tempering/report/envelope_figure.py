@@ -166,7 +166,8 @@ def _threshold_axis(axes: Axes, walk: Walk, places: dict[float, float], own: flo
 
 def _line(axes: Axes, where: Sequence[float], points: Sequence[Point], look: Look, *, muted: bool) -> None:
     """Known prices joined; bounds hollow, with an arrow up, joined to nothing."""
-    known = [point.place if point.status == "known" else math.nan for point in points]
+    bottom = axes.get_ylim()[0]  # what is free stands at the edge of a log axis
+    known = [max(point.place, bottom) if point.status == "known" else math.nan for point in points]
     style: dict[str, Any] = {"color": look.colour, "zorder": 2 if muted else 4}
     axes.plot(where, known, linewidth=0.8 if muted else 1.7, alpha=0.4 if muted else 1, **style)
     if not muted:

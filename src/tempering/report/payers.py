@@ -102,11 +102,11 @@ class Factor:
         if math.isinf(self.low):
             return "more than any number: for half of them the attack is free"
         if math.isnan(self.value):
-            return f"{_many(self.high)} at most" if math.isfinite(self.high) else NOTHING
-        least = f"{_many(self.low)} or more"
-        if _many(self.low) == _many(self.value) or math.isinf(self.value):
+            return f"{many(self.high)} at most" if math.isfinite(self.high) else NOTHING
+        least = f"{many(self.low)} or more"
+        if many(self.low) == many(self.value) or math.isinf(self.value):
             return least if math.isinf(self.high) else _between(self.low, self.high)
-        return f"{_many(self.value)} ({least if math.isinf(self.high) else _between(self.low, self.high)})"
+        return f"{many(self.value)} ({least if math.isinf(self.high) else _between(self.low, self.high)})"
 
 
 def half_factor(found: Sequence[Payers]) -> Factor | None:
@@ -125,13 +125,13 @@ def half_factor(found: Sequence[Payers]) -> Factor | None:
 
 
 def _between(low: float, high: float) -> str:
-    ends = _many(low), _many(high)
+    ends = many(low), many(high)
     number, _, unit = ends[0].partition(" ")
     return f"{number} – {ends[1]}" if unit and ends[1].endswith(f" {unit}") else f"{ends[0]} – {ends[1]}" if ends[0] != ends[1] else ends[0]
 
 
-def _many(value: float) -> str:
-    """A factor: "24", "0.42", "35 billion"."""
+def many(value: float) -> str:
+    """A factor in digits and words: "24", "0.42", "35 billion"."""
     for name, size in (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)):
         if value >= size * 0.995:
             return f"{significant(float(f'{value / size:.1e}'))} {name}"

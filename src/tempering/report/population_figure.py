@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tempering.economics.population import Group, price_of_share, share_by_price, varied
+from tempering.economics.population import ANY, Group, price_of_share, share_by_price, varied
 from tempering.report.axes import log_ticks
 from tempering.report.drawing import Canvas, Panel
-from tempering.report.formatting import Price, dollars, share, times
-from tempering.report.payers import UNDEFENDED, Payers, allowed, can_pay
+from tempering.report.formatting import Price, dollars, share
+from tempering.report.payers import UNDEFENDED, Payers, allowed, can_pay, many
 from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, THRESHOLD
 
 _WIDTH, _CURVE, _ROW, _AXIS = 4.3, 1.75, 0.31, 0.95
@@ -55,7 +55,7 @@ def _draw(canvas: Canvas, *, payers: Payers, half: float) -> None:
     for place, (name, price) in enumerate(payers.prices.items()):
         _draw_row(rows, name, price, can_pay(price, payers.groups), place)
     places = range(len(payers.prices))
-    rows.plot([half] * len(places), places, marker="|", markersize=5, markeredgewidth=1.2, color=THRESHOLD, linestyle="none", zorder=2)
+    rows.plot([half] * len(places), places, marker="|", markersize=4, markeredgewidth=1.2, color=THRESHOLD, linestyle="none", zorder=2)
     rows.set_ylim(len(payers.prices) - 0.55, -0.85)
     rows.yaxis.set_major_locator(NullLocator())
     rows.spines["left"].set_visible(False)
@@ -93,7 +93,7 @@ def _draw_curve(axes: Axes, payers: Payers, half: float, prices: Any) -> None:
     axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
     axes.tick_params(labelbottom=True)
-    axes.set_title("Attackers who can pay")
+    axes.set_title("Attackers who can pay" if payers.threat_model == ANY else f"Who can pay {allowed(payers.threat_model)}")
 
 
 def _shares(prices: Any, groups: Sequence[Group]) -> Any:
@@ -109,7 +109,7 @@ def _half_label(axes: Axes, undefended: Price, half: float) -> None:
     if known:
         arrow = {"arrowstyle": "-|>", "color": THRESHOLD, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 2}
         axes.annotate("", (half, 0.5), (undefended.median, 0.5), arrowprops=arrow, zorder=4)
-        words += f",\n{_factor(half / undefended.median)} the undefended price"
+        words += f",\n{many(half / undefended.median)} times the undefended price"
     axes.annotate(
         words,
         (half, 0.5),
@@ -122,13 +122,6 @@ def _half_label(axes: Axes, undefended: Price, half: float) -> None:
         linespacing=1.35,
         zorder=6,
     )
-
-
-def _factor(value: float) -> str:
-    if value < 1e6:
-        return times(value)
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} · 10{str(int(exponent)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}×"
 
 
 def _dot(axes: Axes, x: float, y: float, name: str) -> None:

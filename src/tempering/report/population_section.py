@@ -71,7 +71,8 @@ def _who(rows: Sequence[Row], found: Sequence[Payers]) -> str:
     best = max(told, key=lambda row: (_known_or(row, "priced_out"), str(row["defense"])))
     if _known_or(best, "priced_out") <= 0:
         return f"{first} No defence is known to price anybody out."
-    most = f", the most of {len(rows)} defences" if len(rows) > 1 else ""
+    unsure_others = any(row["status"] != "known" for row in rows if row is not best)
+    most = f", the most {'known ' if unsure_others else ''}of {len(rows)} defences" if len(rows) > 1 else ""
     sure = "" if float(best["priced_out_low"]) > 0 else ", which chance might explain"
     able, out = _share(best, "defended_share"), _share(best, "priced_out")
     return f"{first} {best['defense']} prices out {out}{most}{sure}: behind it {able} can pay."
@@ -135,7 +136,11 @@ def _reading(found: Sequence[Payers]) -> str:
 def _tables(material: Material, models: Sequence[str]) -> list[SectionTable]:
     found = {model: payers(material, model) for model in models}
     several = len(models) > 1
-    population = material.conclusions.population.to_dict("records")
+    places = {key: place for place, key in enumerate((model, name) for model in models for name in found[model][0].prices)}
+    population = sorted(
+        material.conclusions.population.to_dict("records"),
+        key=lambda row: places.get((str(row["model"]), str(row["defense"])), len(places)),
+    )
     threats = [each.threat_model for each in found[models[0]]]
     prices = tuple("Price" if len(threats) == 1 else f"Price, {name}" for name in threats)
     lines = tuple(_line(row, found[str(row["model"])], several) for row in population)
