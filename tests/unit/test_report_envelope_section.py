@@ -140,6 +140,8 @@ def test_a_plain_audit_has_the_undefended_model_alone():
     same = section(table({"none": 1e9}))
     assert "costs 1.0 GFLOP (800 MFLOP – 1.2 GFLOP), and so does 90 %" in same.drawings[0].sentence
     assert "whether no utility may be lost or all of it" in same.drawings[0].sentence
+    constant = section(table({"none": 1e9, "tar": 2e9, "refat": 3e9}))
+    assert "Not one of 2 defences whose prices are known gets cheaper to break" in constant.drawings[0].sentence
 
 
 def test_of_many_defences_the_dearest_have_colours_and_the_rest_are_told_in_the_table():

@@ -142,7 +142,7 @@ def _of_loss(view: View) -> str:
         parts.append(f"{count} cheaper to break for an attacker who does not mind losing it{most} {first} to {last}.")
     elif len(known) > 1:
         parts.append(
-            f"None of the {len(known)} defences whose prices are known gets cheaper to break for an attacker who does not mind losing it."
+            f"Not one of {len(known)} defences whose prices are known gets cheaper to break for an attacker who does not mind losing it."
         )
     return " ".join(parts)
 

@@ -113,10 +113,10 @@ def _half_label(axes: Axes, undefended: Price, half: float) -> None:
     axes.annotate(
         words,
         (half, 0.5),
-        xytext=(-8 if to_the_left else 8, -6),
+        xytext=(-8, -6) if to_the_left else (8, 6),  # the curve falls: below it on its left, above it on its right
         textcoords="offset points",
         ha="right" if to_the_left else "left",
-        va="top",
+        va="top" if to_the_left else "bottom",
         fontsize=8,
         color=INK,
         linespacing=1.35,
