@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tempering.economics.comparison import _TYPES as MULTIPLIERS
-from tempering.economics.population import ANY, DEFAULT, Group, InvalidPopulation, from_multipliers, priced_out, share_by_price, varied
+from tempering.economics.population import (
+    ANY,
+    DEFAULT,
+    Group,
+    InvalidPopulation,
+    factor_of_share,
+    from_multipliers,
+    price_of_share,
+    priced_out,
+    share_by_price,
+    varied,
+)
 
 price = st.floats(1e-3, 1e7)
 group = st.builds(
@@ -170,3 +181,41 @@ def test_nobody_and_nothing():
     assert priced_out(prices(1.0, 1.0).iloc[:0]).empty
     alike = Group(300, 1, 3, 1)
     assert [alike.share(value) for value in (99, 100, 101)] == [1, 1, 0]
+
+
+def test_the_price_that_half_can_pay():
+    assert price_of_share() == pytest.approx(100)  # a budget of 300 for three times the price
+    assert price_of_share(float(stats.norm.cdf(-1)), [Group(300, math.e, 3, math.e)]) == pytest.approx(100 * math.exp(math.sqrt(2)))
+    poor, rich = Group(30, 2.0, 1, 1.5), Group(3e5, 4.0, 1, 1.5)
+    assert price_of_share(0.5, [poor, rich]) == pytest.approx(math.exp(math.log(30) + _gap(poor, rich)), rel=1e-6)
+    assert price_of_share(0.5, [poor, poor]) == pytest.approx(30)
+    assert price_of_share(0.4, [Group(10, 1, 1, 1, weight=2), Group(1000, 1, 1, 1)]) == pytest.approx(10)  # a third can pay above 10
+    with pytest.raises(InvalidPopulation, match="without any attacker"):
+        price_of_share(0.5, [])
+
+
+def _gap(poor, rich):
+    """ln(price / 30) at which the shares of two groups of one weight add up to one: z-scores cancel."""
+    one, other = (math.hypot(math.log(group.budget_spread), math.log(group.skill_spread)) for group in (poor, rich))
+    return math.log(rich.budget / poor.budget) * one / (one + other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(group, min_size=1, max_size=4), st.floats(0.01, 0.99))
+def test_the_price_of_a_share_is_paid_by_that_share(population, wanted):
+    found = price_of_share(wanted, population)
+    assert share_by_price([found], population)["share"][0] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_factor_multiplies_what_each_group_pays():
+    population = [Group(weight=3, threat_model="prompts"), Group(weight=1, threat_model="weights")]
+    factor = factor_of_share({"prompts": 0.02, "weights": 5.0}, 0.5, population)
+    assert 0.75 * Group().share(0.02 * factor) + 0.25 * Group().share(5 * factor) == pytest.approx(0.5)
+    assert factor_of_share({ANY: 2.0}) == pytest.approx(50)
+    assert factor_of_share({ANY: 2000.0}) == pytest.approx(0.05)  # more than half cannot pay as it is
+    free = factor_of_share({"prompts": 5.0, "weights": 0.0}, 0.5, population)  # a quarter pays nothing: a third of the others may
+    assert Group().share(5 * free) == pytest.approx(1 / 3)
+    assert factor_of_share({"prompts": 0.0, "weights": 5.0}, 0.5, population) == math.inf
+    assert factor_of_share({"prompts": math.inf, "weights": 5.0}, 0.5, population) == 0
+    with pytest.raises(KeyError):
+        factor_of_share({"prompts": 5.0}, 0.5, population)

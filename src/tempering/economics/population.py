@@ -43,13 +43,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
 from tempering.errors import TemperingError
 
@@ -112,6 +113,11 @@ class Group:
         distance = math.log(self.budget / (self.skill * price))
         spread = math.hypot(math.log(self.budget_spread), math.log(self.skill_spread))
         return float(ndtr(distance / spread)) if spread > 0 else float(distance >= 0)
+
+    def price(self, share: float) -> float:
+        """The price in dollars that this share of the group can pay, between 0 and 1; the other way round than :meth:`share`."""
+        spread = math.hypot(math.log(self.budget_spread), math.log(self.skill_spread))
+        return self.budget / self.skill * math.exp(-spread * float(ndtri(share)))
 
 
 DEFAULT = (Group(),)
@@ -211,3 +217,53 @@ def share_by_price(prices: Sequence[float], population: Sequence[Group] = DEFAUL
     weights = np.array([group.weight for group in population])
     shares = [np.average([group.share(float(price)) for group in population], weights=weights) for price in prices]
     return pd.DataFrame({"usd": np.asarray(prices, dtype=float), "share": np.asarray(shares, dtype=float)})
+
+
+def price_of_share(share: float = 0.5, population: Sequence[Group] = DEFAULT) -> float:
+    """The price in dollars, the same for everybody, that this share of the population can pay.
+
+    Shares fall with the price, so the answer lies between the least and the greatest of the prices that this share of each single group
+    can pay; there Brent's method finds it. Where groups whose members are all alike make the share jump, it is the price of the jump, and
+    where a share holds for a range of prices, one of them.
+
+    Args:
+        share: between 0 and 1, both excluded.
+        population: groups of attackers.
+
+    Raises:
+        InvalidPopulation: there is no group.
+    """
+    if not population:
+        raise InvalidPopulation("a population without any attacker", "name a group")
+    prices = sorted(group.price(share) for group in population)
+    total = math.fsum(group.weight for group in population)
+
+    def excess(log_price: float) -> float:
+        return math.fsum(group.weight * group.share(math.exp(log_price)) for group in population) / total - share
+
+    low, high = math.log(prices[0]) - 1e-9, math.log(prices[-1]) + 1e-9  # so that rounding leaves the answer inside
+    return math.exp(brentq(excess, low, high, xtol=1e-12)) if high - low > 1e-8 else prices[0]
+
+
+def factor_of_share(prices: Mapping[str, float], share: float = 0.5, population: Sequence[Group] = DEFAULT) -> float:
+    """What all prices have to be multiplied by for just this share of the population to be able to pay.
+
+    Args:
+        prices: in dollars, by threat model, of each that some group has; infinite where nobody can pay.
+        share: between 0 and 1, both excluded.
+        population: groups of attackers.
+
+    Returns:
+        The factor; infinite where more than this share pay nothing, 0 where fewer than this share can pay whatever the factor.
+
+    Raises:
+        KeyError: no price for the threat model of some group.
+    """
+    asked = [(group, prices[group.threat_model]) for group in population]
+    paying = [replace(group, budget=group.budget / price) for group, price in asked if 0 < price < math.inf]
+    free, total = (math.fsum(group.weight for group, price in asked if price <= most) for most in (0.0, math.inf))
+    wanted = share * total - free
+    weight = math.fsum(group.weight for group in paying)
+    if wanted <= 0:
+        return math.inf
+    return price_of_share(wanted / weight, paying) if wanted < weight else 0.0
