@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tempering.economics.agreement import LEAST_DEFENSES
-from tempering.report.agreement_figure import PANEL, Known, Point, draw_points, extremes
+from tempering.report.agreement_figure import PANEL, Known, Point, draw_points
 from tempering.report.drawing import Drawing, Panel
 from tempering.report.formatting import NOTHING, flops, share
 from tempering.report.section import Cell, Line, Material, Section, SectionTable
@@ -66,7 +66,7 @@ def _drawing(model: str, suffix: str, rows: pd.DataFrame, points: pd.DataFrame) 
         )
         for number, (row, own) in enumerate(marks)
     )
-    sentence = " ".join(_sentence(row, own) for row, own in marks)
+    sentence = " ".join(_sentence(row, own) for row, own in marks) + ("" if look else " Only the extremes have their names.")
     title = "One kind of attack against another" + (f": {model}" if suffix else "")
     return Drawing(f"agreement{suffix}", title, sentence, panels, look)
 
@@ -84,10 +84,7 @@ def _points(points: pd.DataFrame, model: str, pair: tuple[str, str]) -> list[Poi
 
 
 def _sentence(row: Row, points: Sequence[Point]) -> str:
-    parts = [f"{_says(row)}.", _held(row, points)]
-    if len({point.defense for point in points}) > _MOST_TOLD_APART:
-        parts.append(f"Named are the extremes, {listed(sorted(point.defense for point in extremes(points)), 5)}.")
-    return " ".join(part for part in parts if part)
+    return " ".join(part for part in (f"{_says(row)}.", _held(row, points)) if part)
 
 
 def _says(row: Row) -> str:

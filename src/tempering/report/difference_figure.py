@@ -21,7 +21,7 @@ _DEARER, _CHEAPER = ATTACK_COLOURS[0][0], THRESHOLD
 _FULL = 2.0
 """Decades at which a cell has its full colour."""
 _STRONGEST, _FAINTEST = 0.72, 0.05
-_LEAST_WIDTH = 3.7
+_LEAST_WIDTH = 4.2
 """Inches that the key needs."""
 
 
@@ -79,11 +79,11 @@ def _cell(sides: Sequence[str]) -> tuple[float, float]:
 
 def _room(sides: Sequence[str]) -> float:
     """For the names, in inches."""
-    return 0.3 + 0.068 * max(len(_label(place, side)) for place, side in enumerate(sides))
+    return 0.2 + 0.073 * max(len(_label(place, side)) for place, side in enumerate(sides))
 
 
 def _label(place: int, side: str) -> str:
-    return f"{shortened(titled(side), 22)}  {place + 1}"
+    return f"{shortened(titled(side), 18)}  {place + 1}"
 
 
 def draw_differences(canvas: Canvas, *, sides: Sequence[str], differences: Differences) -> None:
@@ -103,9 +103,8 @@ def draw_differences(canvas: Canvas, *, sides: Sequence[str], differences: Diffe
     for spine in axes.spines.values():
         spine.set_visible(False)
     places = [place + 0.5 for place in range(len(sides))]
-    small = 8 if len(sides) <= 12 else 7
-    axes.set_yticks(places, [_label(place, side) for place, side in enumerate(sides)], fontsize=small)
-    axes.set_xticks(places, [str(place + 1) for place in range(len(sides))], fontsize=min(small, 7))
+    axes.set_yticks(places, [_label(place, side) for place, side in enumerate(sides)], fontsize=8.5)
+    axes.set_xticks(places, [str(place + 1) for place in range(len(sides))], fontsize=7.5)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, pad=2)
     for row, side in enumerate(sides):
         for column, other in enumerate(sides):
@@ -154,7 +153,7 @@ def _key(axes: Axes, tall: float, wide: float, room: float) -> None:
     """What the colours and signs say, under the square, from the left edge of the panel."""
     steps = (0.01, 0.1, 1.0, 10.0, 100.0)
     words = ("≤ 0.01×", "0.1×", "1×", "10×", "≥ 100×")
-    start, width = (0.05 - room) / wide, 0.6 / wide
+    start, width = (0.05 - room) / wide, 0.66 / wide
     for place, (ratio, word) in enumerate(zip(steps, words, strict=True)):
         corner = (start + place * width, -0.2 / tall)
         patch = Rectangle(
@@ -166,4 +165,4 @@ def _key(axes: Axes, tall: float, wide: float, room: float) -> None:
 
 
 def _say(axes: Axes, x: float, y: float, words: str, side: Literal["left", "center"]) -> None:
-    axes.text(x, y, words, transform=axes.transAxes, ha=side, va="center", fontsize=6.5, color=INK)
+    axes.text(x, y, words, transform=axes.transAxes, ha=side, va="center", fontsize=7.5, color=INK)

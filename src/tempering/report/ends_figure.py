@@ -18,11 +18,11 @@ from tempering.report.drawing import Canvas, Panel
 from tempering.report.formatting import flops, share
 from tempering.report.rows import LABELS
 from tempering.report.section_words import counted, shortened
-from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, THRESHOLD, Look
+from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, Look
 
 STANDING = "still standing"
 _COLOURS = {
-    "broken": THRESHOLD,
+    "broken": ATTACK_COLOURS[7][0],
     "destroyed": ATTACK_COLOURS[1][0],
     "no_direction": ATTACK_COLOURS[4][0],
     "failed": ATTACK_COLOURS[6][0],
@@ -106,7 +106,7 @@ def legend(shown: Sequence[Ends]) -> dict[str, Look]:
     """The outcomes that occur, in the order in which they are stacked."""
     there = [name for name in _COLOURS if name in ("broken", STANDING) or any(each.counts.get(name, 0) for each in shown)]
     names = {name: STANDING if name == STANDING else LABELS[name] for name in there}
-    indices = {name: next((index for index, pair in enumerate(ATTACK_COLOURS) if pair[0] == _COLOURS[name]), 7) for name in there}
+    indices = {name: next((index for index, pair in enumerate(ATTACK_COLOURS) if pair[0] == _COLOURS[name])) for name in there}
     return {names[name]: Look(indices[name], _COLOURS[name], *_GLYPHS[name]) for name in there}
 
 

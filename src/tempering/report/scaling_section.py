@@ -115,7 +115,7 @@ def _sentence(shown: Sequence[Ladder], every: Sequence[Ladder], fits: pd.DataFra
         why = sorted({ladder.reason.removeprefix("no line: ") for ladder in without})
         return f"No line can be drawn: {' and '.join(why)}. {_bounds(shown[0])}"
     row = best[CONTROL if first.title == capital(titled(CONTROL)) else first.title]
-    rest = f" {len(without)} of {counted(len(every), 'panel')} have none." if without else ""
+    rest = f" {len(without)} of {len(every)} have no line." if without else ""
     left_out = f" Drawn are {len(shown)} of {len(every)}; the table has all." if len(shown) < len(every) else ""
     return f"{first.title}: {_slope_words(row)}. {_further(first)}{rest}{left_out}"
 
@@ -165,7 +165,7 @@ def _told(model: Measured) -> str:
 
 def _alt(ladder: Ladder) -> str:
     line = ladder.reason or "; ".join(
-        f"the line at {sized(place.parameters)}{', extrapolated,' if place.extrapolated else ''}: {_price(place)}" for place in ladder.curve
+        f"the line at {sized(place.parameters)}{' (extrapolated)' if place.extrapolated else ''}: {_price(place)}" for place in ladder.curve
     )
     measured = "; ".join(
         f"{model.model} ({sized(model.parameters)}, {counted(model.seeds, 'seed')}): {_told(model)}" for model in ladder.models
