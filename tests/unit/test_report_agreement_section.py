@@ -70,8 +70,8 @@ def test_a_study_without_defences_says_nothing(bare):
 def test_agreement_beyond_chance_is_said_in_words_and_numbers(bare):
     assert sentence(bare, known()) == (
         "Defences that resist fine-tuning also tend to resist weight surgery: Kendall's τ is 0.68 (95 % interval 0.42 to 0.83), and "
-        "dealing the defences out at random agrees, or disagrees, as much in under 0.1 % of cases (p = 0.00040). For 74 % of pairs the order is "
-        "known for both kinds. 2 of 3 marks held against weight surgery."
+        "dealing the defences out at random agrees, or disagrees, as much in under 0.1 % of cases (p = 0.00040). For 74 % of "
+        "pairs the order is known for both kinds. 2 of 3 marks held against weight surgery."
     )
 
 

@@ -59,7 +59,7 @@ def test_a_defence_is_held_against_the_undefended_model(nothing):
     quantiles = pd.DataFrame([quantile("tar", 0.25, 3.0), quantile("tar", 0.5, 5.0), quantile("tar", 0.75, 9.0, "at_least")])
     section = sureness_section(of(nothing, contrast("tar"), quantiles=quantiles))
     line = section.tables[0].lines[0]
-    assert (line.name, line.note) == ("tar", "broken in 4 of 5, undefended in 5 of 5")
+    assert (line.name, line.note) == ("tar", "4 of 5 broken, undefended 5 of 5")
     assert cells(line)[1:] == [
         ("3.0×", "1.5 – 6.0×"),
         ("≥ 9.0×", ""),

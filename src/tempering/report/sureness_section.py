@@ -207,8 +207,7 @@ def _against_control(material: Material, model: str, rows: pd.DataFrame, several
                 *(_ratio(found.get((name, quantile), Times())) for quantile in _QUARTILES),
                 *_tested(records[name], "p_adjusted"),
             ),
-            f"broken in {records[name]['broken']} of {records[name]['runs']}, undefended in "
-            f"{records[name]['against_broken']} of {records[name]['against_runs']}",
+            _broken(records[name], "undefended"),
         )
         for name in order
     )
@@ -223,12 +222,16 @@ def _pairs(model: str, rows: pd.DataFrame, several: bool) -> tuple[SectionTable,
         Line(
             f"{row['defense']} over {row['against']}",
             _tested(row, "p_value"),
-            f"broken in {row['broken']} of {row['runs']}, and in {row['against_broken']} of {row['against_runs']}",
+            _broken(row, "against"),
         )
         for row in others.to_dict("records")
     )
     caption = "The best attacker's FLOPs with the first as times those with the second; not adjusted for how many pairs there are."
     return (SectionTable(caption, "Pair", _PAIR_COLUMNS, lines, "Every pair of defences" + (f": {model}" if several else ""), folded=True),)
+
+
+def _broken(row: Row, other: str) -> str:
+    return f"{row['broken']} of {row['runs']} broken, {other} {row['against_broken']} of {row['against_runs']}"
 
 
 def _ratio(ratio: Times) -> Cell:
