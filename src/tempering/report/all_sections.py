@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from tempering.report.agreement_section import agreement_section
 from tempering.report.envelope_section import envelope_section
 from tempering.report.population_section import population_section
+from tempering.report.scaling_section import scaling_section
 from tempering.report.searching import search_section
 from tempering.report.section import Maker
+from tempering.report.sureness_section import sureness_section
 
-SECTIONS: tuple[Maker, ...] = (search_section, population_section, envelope_section)
+SECTIONS: tuple[Maker, ...] = (
+    population_section,
+    envelope_section,
+    search_section,
+    sureness_section,
+    agreement_section,
+    scaling_section,
+)
 """A new one joins here."""
