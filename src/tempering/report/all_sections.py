@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tempering.report.frontier_section import frontier_section
 from tempering.report.searching import search_section
 from tempering.report.section import Maker
 
-SECTIONS: tuple[Maker, ...] = (search_section,)
+SECTIONS: tuple[Maker, ...] = (frontier_section, search_section)
 """A new one joins here."""
