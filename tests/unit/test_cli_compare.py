@@ -19,6 +19,7 @@ from tempering import api
 from tempering.comparison import comparison_study
 from tempering.flags import choose_defenses
 from tempering.registry import names
+from tempering.report.summary import Summary
 
 
 def arguments(folder: Path, *, defenses: str = DEFENSE, seeds: int = 1) -> list[Any]:
@@ -45,6 +46,12 @@ def test_the_control_and_the_defended_model_are_priced(folder: Path) -> None:
     assert {(attack["defense"], attack["attack"]) for attack in document["attacks"]} == {("none", ATTACK), (DEFENSE, ATTACK)}
     assert document["study"].startswith("compare-")
     assert "defenses_not_tried" not in document
+    (defense,) = document["defenses"]
+    assert {"defense", "multiplier", "by_attack", "tax", "dominated"} <= set(defense)
+    assert {"median", "low", "high", "censored"} <= set(defense["multiplier"])
+    assert {"utility", "over_refusal", "benign_trainability", "flops"} <= set(defense["tax"])
+    assert [entry["attack"] for entry in defense["by_attack"]] == [ATTACK]
+    assert Summary.model_validate(document)
     (model,) = (folder / "out" / "models").iterdir()
     assert {"model.safetensors", "README.md", "tempering.json"} <= {path.name for path in model.iterdir()}
 

@@ -18,7 +18,10 @@ from tempering.economics.tables import checked_trajectories, checked_units
 from tempering.economics.tax import tax
 
 NAN = math.nan
-PLAIN = {"multiplier": 8.0, "utility": -0.02, "over_refusal": 0.01, "novel": 1.5, "flops": 1e12}
+PLAIN = {"multiplier": 8.0, "utility": -0.02, "borderline": -0.03, "over_refusal": 0.01, "novel": 1.5, "flops": 1e12}
+
+
+BETTER = [{"multiplier": 9.0}, {"utility": 0.0}, {"borderline": 0.0}, {"over_refusal": 0.0}, {"novel": 1.0}, {"flops": 1e11}]
 
 
 def frontier_of(**defenses):
@@ -32,7 +35,8 @@ def frontier_of(**defenses):
         ratio = {**names, "scope": "best attacker", "name": "best attacker", "currency": "usd", "status": told["status"]}
         ratios.append({**ratio, "multiplier": told["multiplier"], "low": ends[0], "high": ends[1], "few_seeds": told["few_seeds"]})
         row = {**names, "training_flops": told["flops"], "novel_status": told["novel_status"], "few_seeds": told["few_seeds"]}
-        for column, key in (("utility_change", "utility"), ("over_refusal_change", "over_refusal"), ("novel_ratio", "novel")):
+        changes_of = {f"{measure}_change": measure for measure in ("utility", "borderline", "over_refusal")}
+        for column, key in {**changes_of, "novel_ratio": "novel"}.items():
             edges = sorted((told[key] * low, told[key] * high)) if not math.isnan(told[key]) else (NAN, NAN)
             row |= {column: told[key], f"{column}_low": edges[0], f"{column}_high": edges[1]}
         taxes.append(row)
@@ -47,21 +51,37 @@ def test_a_defence_that_takes_more_and_gives_less_is_dominated():
     found = frontier_of(good={}, bad={"multiplier": 4.0, "utility": -0.1})
     assert found["dominated"].to_dict() == {"good": False, "bad": True}
     assert found.loc["bad", "dominated_by"] == "good"
-    assert found.loc["bad", ["utility_lost", "utility_lost_low", "over_refusal_gained", "trainability", "criteria"]].tolist() == [
-        0.1,
-        0.1,
-        0.01,
-        1.5,
-        5,
+    told = ["utility_lost", "utility_lost_low", "borderline_lost", "over_refusal_gained", "trainability", "criteria"]
+    assert found.loc["bad", told].tolist() == [0.1, 0.1, 0.03, 0.01, 1.5, 6]
+
+
+def test_a_share_that_is_lost_has_its_interval_the_right_way_round():
+    found = frontier_of(a={"borderline": -0.2, "spread": 0.5}).loc["a"]
+    assert found[["borderline_lost", "borderline_lost_low", "borderline_lost_high"]].tolist() == pytest.approx([0.2, 0.1, 0.3])
+
+
+def test_wrong_answers_near_the_hazard_are_a_tax_where_nothing_is_refused():
+    found = frontier_of(right={}, wrong={"borderline": -0.5})
+    assert found["dominated_by"].to_dict() == {"right": "", "wrong": "right"}
+    assert frontier_of(idle={"multiplier": 1.0, "utility": 0, "over_refusal": 0, "novel": 1, "flops": 0})["dominated_by"].tolist() == [
+        "none"
     ]
 
 
-@pytest.mark.parametrize("better", [{"multiplier": 9.0}, {"utility": 0.0}, {"over_refusal": 0.0}, {"novel": 1.0}, {"flops": 1e11}])
+def test_a_run_older_than_a_measure_is_compared_without_it():
+    found = frontier_of(a={"borderline": NAN}, b={"borderline": NAN, "multiplier": 4.0})
+    assert found["dominated"].to_dict() == {"a": False, "b": True}
+    assert found["criteria"].tolist() == [5, 5]
+    idle = frontier_of(idle={"multiplier": 1.0, "borderline": NAN})
+    assert idle.loc["idle", "dominated_by"] == "none"
+
+
+@pytest.mark.parametrize("better", BETTER)
 def test_better_in_one_and_as_good_in_all_dominates(better):
     assert dominated(a={}, b=better) == {"a": True, "b": False}
 
 
-@pytest.mark.parametrize("better", [{"multiplier": 9.0}, {"utility": 0.0}, {"over_refusal": 0.0}, {"novel": 1.0}, {"flops": 1e11}])
+@pytest.mark.parametrize("better", BETTER)
 def test_better_in_one_and_worse_in_another_does_not(better):
     worse = {"flops": 1e13} if "flops" not in better else {"novel": 2.0}
     assert dominated(a={}, b={**better, **worse}) == {"a": False, "b": False}
@@ -94,7 +114,7 @@ def test_what_was_not_measured_decides_nothing():
     assert dominated(a={"over_refusal": NAN}, b={"over_refusal": NAN, "utility": -0.5}) == {"a": False, "b": True}
     held = {"status": "control_held", "multiplier": NAN}
     assert dominated(a={}, b=held, c={**held, "flops": 1e15}) == {"a": False, "b": False, "c": False}
-    assert frontier_of(a={"over_refusal": NAN}).loc["a", "criteria"] == 4
+    assert frontier_of(a={"over_refusal": NAN}).loc["a", "criteria"] == 5
     found = frontier(pd.DataFrame(multiplier_rows("a", "b")), pd.DataFrame(columns=["model", "defense"]))
     assert found["dominated"].tolist() == [True, False]  # a defence whose tax nobody measured is compared by its multiplier
 
@@ -105,7 +125,7 @@ def multiplier_rows(*names):
 
 
 def test_beyond_doubt_are_intervals_that_do_not_meet():
-    worse = {"multiplier": 4.0, "utility": -0.1, "over_refusal": 0.1, "novel": 3.0, "flops": 1e13}
+    worse = {"multiplier": 4.0, "utility": -0.1, "borderline": -0.1, "over_refusal": 0.1, "novel": 3.0, "flops": 1e13}
     found = frontier_of(good={"spread": 0.2}, bad={**worse, "spread": 0.2})
     assert (found.loc["bad", "dominated_beyond_doubt"], found.loc["bad", "beyond_doubt_by"]) == (True, "good")
     wide = frontier_of(good={"spread": 0.5}, bad={**worse, "spread": 0.5})
@@ -130,6 +150,7 @@ some_defense = st.fixed_dictionaries(
     {
         "multiplier": number,
         "utility": number,
+        "borderline": number,
         "over_refusal": number,
         "novel": number,
         "flops": number,
@@ -173,9 +194,12 @@ def test_beyond_doubt_is_seldom_wrong():
 # Resampled
 
 
-def assessed(defenses, attacks=None, *, seeds=5, drop=(), **options):
+def assessed(defenses, attacks=None, *, seeds=5, drop=(), borderline=None, **options):
     attacks = attacks or {name: ATTACKS[name] for name in ("full_finetune", "refusal_ablation")}
     units, trajectories = tables(defenses, attacks, seeds=seeds, **options)
+    if borderline:
+        answered = trajectories["defense"].map(borderline).where(trajectories["probe"] > 0, 1.0)
+        trajectories = trajectories.assign(borderline=answered.where(trajectories["unit"].str.startswith("harden")))
     units = checked_units(units[~units["unit"].isin(drop)])
     trajectories = checked_trajectories(trajectories[trajectories["unit"].isin(units["unit"])], units)
     accelerator = load_price_book().accelerator("H100-SXM")
@@ -206,6 +230,15 @@ def test_without_spread_every_resample_is_the_sample():
     assert len(told) == 9
     assert told["dominated_share"].tolist() == told["dominated"].astype(float).tolist()
     assert row_of(found, "c")["dominated_by"] == "b"
+
+
+def test_wrong_answers_near_the_hazard_count_in_every_resample():
+    equal = {"right": defense(4), "wrong": defense(4)}
+    found = assessed(equal, borderline={"right": 1.0, "wrong": 0.4}, spread=0)
+    assert (row_of(found, "wrong")["borderline_lost"], row_of(found, "wrong")["dominated_share"]) == (pytest.approx(0.6), 1)
+    assert (row_of(found, "right")["borderline_lost"], row_of(found, "right")["dominated_share"]) == (0, 0)
+    unmeasured = assessed(equal, spread=0)
+    assert (row_of(unmeasured, "wrong")["criteria"], row_of(unmeasured, "wrong")["dominated_share"]) == (5, 0)
 
 
 def test_of_two_that_held_neither_is_dominated_in_any_resample():

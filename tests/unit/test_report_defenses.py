@@ -228,8 +228,8 @@ def test_headings_links_and_drawings_stay_sound(page):
     assert len(set(identities)) == len(identities)
     assert {link["href"].removeprefix("#") for link in page.all("a") if "download" not in link} <= set(identities)
     drawings = page.all("svg")
-    # Price against tax, best attacker and three families, three panels a group.
-    assert len(drawings) == 1 + 4 + 3 * 17
+    # Best attacker and three families, three panels a group, price against utility, over-refusal, lesson and training.
+    assert len(drawings) == 4 + 3 * 17 + 4
     assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
     assert page.all("link") == page.all("iframe") == []
     assert page.all("script") == [{}]
@@ -240,7 +240,7 @@ def test_figures_and_tables_are_written(written, sixteen):
     assert files == {
         "report.html",
         "summary.json",
-        *(f"figures/defenses-{name}.png" for name in ("tax", "families")),
+        *(f"figures/defenses-{name}.png" for name in ("tax", "other-taxes", "families")),
         *(f"tables/{name}.parquet" for name in run_tables(sixteen.tables, sixteen.assessment, sixteen.conclusions)),
     }
     assert {f"tables/{name}.parquet" for name in ("units", "prices", "multipliers", "frontier", "agreement", "population")} <= files
@@ -268,7 +268,7 @@ def test_several_models_are_shown_apart(tmp_path):
     assert "tar raises the price of organism:nano" in page.text
     assert "tar raises the price of organism:tiny" in page.text
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"defenses-{name}-{index}.png" for name in ("tax", "families") for index in (1, 2)
+        f"defenses-{name}-{index}.png" for name in ("tax", "other-taxes", "families") for index in (1, 2)
     }
 
 
@@ -314,6 +314,42 @@ def test_the_summary_holds_the_comparison_in_strict_json(sixteen):
     assert tar["utility_kept"]["value"] == pytest.approx(0.93 / 0.99)
     assert set(tar["families"]) == {"fine-tuning", "retrieval", "weight surgery"}
     assert "defenses" not in make_summary(specimen().study, specimen().assessment, targets=[])
+
+
+def test_the_summary_has_multiplier_attacks_tax_and_who_dominates(sixteen):
+    document = make_summary(sixteen.study, sixteen.assessment, sixteen.conclusions, targets=sixteen.targets)
+    assert Summary.model_validate(json.loads(dumps(document)))
+    entries = {entry["defense"]: entry for entry in document["defenses"]}
+    rows = {row.defense: row for row in defense_rows(sixteen.assessment)}
+    held, tar = entries["data_filtering"]["multiplier"], entries["tar"]
+    assert (held["median"], held["high"], held["censored"], held["status"]) == (None, None, True, "at_least")
+    assert held["exceeds"] == rows["data_filtering"].best.value
+    assert tar["multiplier"]["median"] == rows["tar"].best.value
+    assert (tar["multiplier"]["low"], tar["multiplier"]["censored"], tar["multiplier"]["exceeds"]) == (rows["tar"].best.low, False, None)
+    assert tar["tax"]["utility"]["value"] == pytest.approx(0.06)
+    assert tar["tax"]["over_refusal"]["value"] == pytest.approx(0.05)
+    assert tar["tax"]["borderline"] == {"value": None, "low": None, "high": None}
+    assert tar["tax"]["benign_trainability"] == tar["lesson"]
+    assert tar["tax"]["flops"] == 6.4e13
+    frontier = sixteen.conclusions.frontier.query("currency == 'flops'").set_index("defense")
+    assert {name: entry["dominated"] for name, entry in entries.items()} == frontier["dominated"].to_dict()
+    for name, entry in entries.items():
+        assert ", ".join(sorted(entry["domination"]["by"])) == frontier.loc[name, "dominated_by"]
+        assert entry["domination"]["share"] == pytest.approx(frontier.loc[name, "dominated_share"])
+
+
+def test_the_summary_tells_attack_by_attack_the_defences_cheapest_first(sixteen):
+    entries = {entry["defense"]: entry for entry in make_summary(sixteen.study, sixteen.assessment, targets=[])["defenses"]}
+    attacks = entries["undo"]["by_attack"]
+    assert [(attack["attack"], attack["status"]) for attack in attacks] == [
+        ("retrieval", "known"),
+        ("full_finetune", "at_least"),
+        ("refusal_ablation", "at_least"),
+    ]
+    assert list(attacks[0]) == ["attack", "status", "multiplier", "low", "high"]
+    assert attacks[1]["multiplier"] > 1
+    assert attacks[1]["high"] is None
+    assert (entries["undo"]["dominated"], entries["undo"]["domination"]) == (None, None)  # without conclusions nothing is said
 
 
 # Labels

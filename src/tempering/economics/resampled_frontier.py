@@ -24,7 +24,7 @@ import pandas as pd
 
 from tempering.economics import bootstrap
 from tempering.economics.attackers import Attackers, attackers, currencies
-from tempering.economics.frontier import MULTIPLIER, Standing, Standings, dominates, of_control
+from tempering.economics.frontier import CHANGES, MULTIPLIER, Standing, Standings, dominates, of_control
 from tempering.economics.ratios import Costs, resampled
 from tempering.economics.survival import Floats, Integers
 from tempering.economics.tables import CONTROL
@@ -109,8 +109,7 @@ class _Study:
         made = self.units[(self.units["kind"] == "harden") & (self.units["defense"] == defense) & (self.units["status"] == "completed")]
         flops = float(made["flops"].median()) if len(made) else math.nan
         return {
-            "utility_lost": self._mean_change(made, "utility", -1.0),
-            "over_refusal_gained": self._mean_change(made, "over_refusal", 1.0),
+            **{name: self._mean_change(made, measure, sign) for name, (measure, sign) in CHANGES.items()},
             "trainability": self._trainability(defense),
             "training_flops": self._constant(flops),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tempering.report.agreement_section import agreement_section
 from tempering.report.envelope_section import envelope_section
+from tempering.report.frontier_section import frontier_section
 from tempering.report.population_section import population_section
 from tempering.report.scaling_section import scaling_section
 from tempering.report.searching import search_section
@@ -11,6 +12,7 @@ from tempering.report.section import Maker
 from tempering.report.sureness_section import sureness_section
 
 SECTIONS: tuple[Maker, ...] = (
+    frontier_section,
     population_section,
     envelope_section,
     search_section,

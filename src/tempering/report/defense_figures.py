@@ -1,24 +1,22 @@
-"""The figures of a comparison of defences: what each does to the price and takes in utility, and to which family of attacks.
+"""The figure of a comparison of defences: what each does to the price, for which family of attacks.
 
-Colour says what the interval says: dearer than the undefended model, cheaper, or neither for sure.
+Colour says what the interval says: dearer than the undefended model, cheaper, or neither for sure. What the defences take for it is drawn
+by :mod:`tempering.report.frontier_figures`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tempering.report.defended import KEPT, DefenseRow, Times, defense_rows
+from tempering.report.defended import DefenseRow, Times, defense_rows
 from tempering.report.drawing import Canvas, Drawing, Panel
-from tempering.report.formatting import share
-from tempering.report.labels import place_labels
 from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, THRESHOLD
 
 if TYPE_CHECKING:
@@ -27,16 +25,11 @@ if TYPE_CHECKING:
 DEARER = ATTACK_COLOURS[0][0]
 _ROW = 0.25
 """Inches of a row of dots."""
-_CLOUD = (6.6, 4.4)
-"""Width and height of the cloud in inches."""
-_FRAME = (0.13, 0.115, 0.86, 0.865)
-"""Left, bottom, width and height of its axes, as shares of that; fixed, so that names can be placed before anything is drawn."""
-_FONT = 8.0
 _BEST_PANEL = "Best attacker"
 
 
 def draw_comparison(assessment: Assessment) -> list[Drawing]:
-    """The figures of a comparison, for every model two; none where no multiplier is known.
+    """The figures of a comparison, one for every model; none where no multiplier is known.
 
     Args:
         assessment: what economics computed.
@@ -47,118 +40,8 @@ def draw_comparison(assessment: Assessment) -> list[Drawing]:
     for index, model in enumerate(models):
         own = [row for row in rows if row.model == model]
         suffix, title = (f"-{index + 1}", f": {model}") if len(models) > 1 else ("", "")
-        drawings += [drawing for drawing in (_cloud(own, suffix, title), _families(own, suffix, title)) if drawing is not None]
+        drawings += [drawing for drawing in (_families(own, suffix, title),) if drawing is not None]
     return drawings
-
-
-# Price against tax
-
-
-def _cloud(rows: list[DefenseRow], suffix: str, title: str) -> Drawing | None:
-    shown = [row for row in rows if row.best.told and row.best.value > 0 and math.isfinite(row.utility_kept.value)]
-    if not shown:
-        return None
-    sentence = (
-        f"How many times the best attacker pays, against the utility that is left: {_tally(shown)}. Bars are 95 % intervals, an arrow is a "
-        f"lower bound, and a hollow dot refuses more than {share(1 - KEPT)} of borderline prompts."
-    )
-    words = " ".join(f"{row.defense}: {row.best} at {row.utility_kept} of utility." for row in shown)
-    panel = Panel(
-        name=f"defenses-tax{suffix}",
-        alt=f"Multiplier of the best attacker's price against utility kept, one dot a defence. {words}",
-        size=_CLOUD,
-        draw=partial(_draw_cloud, rows=shown),
-    )
-    return Drawing(f"defenses-tax{suffix}", f"Price against tax{title}", sentence, (panel,), {}, wide=True)
-
-
-def _tally(rows: Sequence[DefenseRow]) -> str:
-    dearer = [row for row in rows if row.best.dearer]
-    bar = f"at least {share(KEPT)} of utility and of borderline answers"
-    if len(rows) == 1:
-        return f"{rows[0].defense} {'raises' if dearer else 'does not raise'} the price beyond chance"
-    if not dearer:
-        return f"none of {len(rows)} defences raises the price beyond chance"
-    kept = sum(row.affordable for row in dearer)
-    return f"{len(dearer)} of {len(rows)} defences raise the price beyond chance, {kept or 'none'} of them leaving {bar}"
-
-
-def _draw_cloud(canvas: Canvas, *, rows: list[DefenseRow]) -> None:
-    axes = canvas.subplots()
-    axes.set_position(_FRAME)
-    _multiplier_axis(axes, "y", [1.0, *(value for row in rows for value in _ends(row.best))], room=1.6)
-    lowest = min(KEPT, *(_finite(row.utility_kept.low, row.utility_kept.value) for row in rows))
-    highest = max(1.0, *(_finite(row.utility_kept.high, row.utility_kept.value) for row in rows))
-    span = highest - lowest
-    axes.set_xlim(lowest - 0.05 * span, highest + 0.2 * span)  # most defences keep nearly everything; their names go to the right
-    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(*axes.get_xlim())
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if lowest - 0.05 * span <= tick <= highest + 1e-9]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value)))
-    axes.set_xlabel("utility kept, of the undefended model's")
-    axes.set_ylabel("times the undefended price, best attacker")
-    axes.axhline(1, color=MUTED, linewidth=1)
-    axes.axvline(KEPT, color=THRESHOLD, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    top = axes.get_ylim()[1]
-    for row in rows:
-        _dot_in_cloud(axes, row, top)
-    axes.plot(1, 1, marker="D", markersize=6.5, color=INK, markeredgecolor=SURFACE, markeredgewidth=0.9, zorder=5)
-    points = [(1.0, 1.0, "undefended", INK), *((row.utility_kept.value, row.best.value, row.defense, _colour(row.best)) for row in rows)]
-    floor = axes.get_ylim()[0]
-    tall = [
-        (row.utility_kept.value, max(row.best.low, floor), row.utility_kept.value, _finite(row.best.high, row.best.value * 1.6))
-        for row in rows
-    ]
-    wide = [(_finite(row.utility_kept.low, 1), row.best.value, _finite(row.utility_kept.high, 1), row.best.value) for row in rows]
-    left, right = axes.get_xlim()
-    _label(axes, points, [*tall, *wide, (left, 1.0, right, 1.0)])
-
-
-def _dot_in_cloud(axes: Axes, row: DefenseRow, top: float) -> None:
-    x, y, colour = row.utility_kept.value, row.best.value, _colour(row.best)
-    low, high = _finite(row.utility_kept.low, x), _finite(row.utility_kept.high, x)
-    axes.plot([low, high], [y, y], color=colour, linewidth=1.2, alpha=0.55, zorder=2)
-    if row.best.bound or math.isinf(row.best.high):
-        axes.annotate("", (x, min(y * 1.6, top)), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0})
-    if not row.best.bound:
-        bottom = max(row.best.low, axes.get_ylim()[0])
-        axes.plot([x, x], [bottom, row.best.high if math.isfinite(row.best.high) else y], color=colour, linewidth=1.2, alpha=0.55, zorder=2)
-    hollow = row.spoils_borderline
-    face, edge = (SURFACE, colour) if hollow else (colour, SURFACE)
-    axes.plot(x, y, marker="o", markersize=6, markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.3 if hollow else 0.9, zorder=4)
-
-
-def _label(axes: Axes, points: Sequence[tuple[float, float, str, str]], bars: Sequence[tuple[float, float, float, float]]) -> None:
-    """Names beside their dots, clear of dots, bars and each other.
-
-    Args:
-        axes: with their limits set.
-        points: x, y, name and colour.
-        bars: left, bottom, right and top of what else should stay free, in data coordinates.
-    """
-    size = (axes.bbox.width * 72 / axes.figure.dpi, axes.bbox.height * 72 / axes.figure.dpi)
-    (left, right), (bottom, top) = axes.get_xlim(), np.log(axes.get_ylim())
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return size[0] * (x - left) / (right - left), size[1] * float((math.log(y) - bottom) / (top - bottom))
-
-    spots = [place(x, y) for x, y, _, _ in points]
-    obstacles = [(*(end - 1.5 for end in place(bar[0], bar[1])), *(end + 1.5 for end in place(bar[2], bar[3]))) for bar in bars]
-    found = place_labels([name for _, _, name, _ in points], spots, size, size=_FONT, obstacles=obstacles)  # type: ignore[arg-type]
-    for (x, y, name, colour), (across, up), label in zip(points, spots, found, strict=True):
-        lead = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(label.x - across, label.y - up),
-            textcoords="offset points",
-            ha=label.side,
-            va="center",
-            fontsize=_FONT,
-            color=INK,
-            arrowprops=lead if label.led else None,
-            annotation_clip=False,
-            zorder=6,
-        )
 
 
 # Family by family
@@ -174,7 +57,7 @@ def _families(rows: list[DefenseRow], suffix: str, title: str) -> Drawing | None
     )
     readers: list[tuple[str, Callable[[DefenseRow], Times]]] = [(_BEST_PANEL, lambda row: row.best)]
     readers += [(name, partial(_of_family, name=name)) for name in names]
-    ends = [1.0, *(value for _, read in readers for row in rows for value in _ends(read(row)))]
+    ends = [1.0, *(value for _, read in readers for row in rows for value in finite_ends(read(row)))]
     panels = tuple(
         Panel(
             name=f"defenses-families{suffix}-{number}-{_slug(name)}",
@@ -193,7 +76,7 @@ def _of_family(row: DefenseRow, name: str) -> Times:
 
 def _draw_family(canvas: Canvas, *, rows: list[DefenseRow], read: Callable[[DefenseRow], Times], name: str, ends: list[float]) -> None:
     axes = canvas.subplots()
-    _multiplier_axis(axes, "x", ends, room=1.7)
+    multiplier_axis(axes, "x", ends, room=1.7)
     axes.set_title(name[:1].upper() + name[1:])
     axes.axvline(1, color=MUTED, linewidth=1, zorder=1)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -244,16 +127,12 @@ def _colour(ratio: Times) -> str:
     return DEARER if ratio.dearer else THRESHOLD if ratio.cheaper else MUTED
 
 
-def _finite(value: float, otherwise: float) -> float:
-    return value if math.isfinite(value) else otherwise
-
-
-def _ends(ratio: Times) -> list[float]:
-    """What an axis has to make room for."""
+def finite_ends(ratio: Times) -> list[float]:
+    """What a logarithmic axis has to make room for."""
     return [value for value in (ratio.value, ratio.low, ratio.high) if math.isfinite(value) and value > 0]
 
 
-def _multiplier_axis(axes: Axes, direction: Literal["x", "y"], values: Iterable[float], room: float) -> None:
+def multiplier_axis(axes: Axes, direction: Literal["x", "y"], values: Iterable[float], room: float) -> None:
     """A logarithmic axis of ratios with a few round ticks, the one at 1× among them."""
     numbers = list(values)
     low, high = min(0.5, *numbers), max(2.0, *numbers)

@@ -142,6 +142,7 @@ FRONTIER: Columns = (
     | text(status=_RATIO)
     | numbers("ratio", multiplier="of the best attacker's price, or the bound that it exceeds", low=_LOW, high=_HIGH)
     | interval("utility_lost", "share", "mean loss of utility over seeds")
+    | interval("borderline_lost", "share", "mean loss of borderline prompts answered well")
     | interval("over_refusal_gained", "share", "mean gain in borderline prompts refused")
     | interval("trainability", "ratio", "an honest user's steps with the defence over those without")
     | text(trainability_status=_RATIO + "; '' where nobody was asked to learn")

@@ -20,6 +20,8 @@ _RADII = (9.0, 18.0, 28.0, 40.0, 54.0, 70.0, 88.0, 108.0)
 _ANGLES = tuple(math.radians(degrees) for degrees in (0, 180, 30, -30, 60, -60, 90, -90, 120, -120, 150, -150))
 _FAR = 12.0
 """From this distance on, a line leads from the name to its point."""
+_MOST_COVERED = 0.12
+"""Share of a name's area that may lie on something where it may also be left out."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,40 @@ def place_labels(
         size: of the font, in points.
         obstacles: what should stay free besides the points, in points.
     """
+    return [label for label in _placed(names, points, room, size, obstacles, math.inf) if label is not None]
+
+
+def place_free_labels(
+    names: Sequence[str], points: Sequence[tuple[float, float]], room: tuple[float, float], *, size: float, obstacles: Sequence[Box] = ()
+) -> list[Label | None]:
+    """A place for every name that finds a free one, and ``None`` for the others.
+
+    Args:
+        names: as of :func:`place_labels`; likewise the rest.
+        points: where each belongs.
+        room: width and height of the drawing.
+        size: of the font.
+        obstacles: what should stay free besides the points.
+    """
+    return _placed(names, points, room, size, obstacles, _MOST_COVERED)
+
+
+def _placed(
+    names: Sequence[str],
+    points: Sequence[tuple[float, float]],
+    room: tuple[float, float],
+    size: float,
+    obstacles: Sequence[Box],
+    most: float,
+) -> list[Label | None]:
     taken: list[Box] = [*obstacles, *((x - 4, y - 4, x + 4, y + 4) for x, y in points)]
-    labels: list[Label] = []
+    labels: list[Label | None] = []
     for name, (x, y) in zip(names, points, strict=True):
-        best = min(
-            (
-                (_cost(_box(label, name, size), taken, room) + radius / 400, order, label)
-                for order, (radius, label) in enumerate(_around(x, y))
-            ),
-            key=lambda candidate: candidate[:2],
-        )[2]
-        labels.append(best)
-        taken.append(_box(best, name, size))
+        places = ((_cost(_box(label, name, size), taken, room), radius, label) for radius, label in _around(x, y))
+        cost, _, best = min(places, key=lambda place: place[0] + place[1] / 400)
+        labels.append(best if cost <= most else None)
+        if cost <= most:
+            taken.append(_box(best, name, size))
     return labels
 
 

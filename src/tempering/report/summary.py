@@ -7,29 +7,25 @@ The pydantic models of :mod:`tempering.report.summary_schema` document and check
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
-from tempering.report.defended import DefenseRow, Measured, Times, defense_rows
 from tempering.report.formatting import CURRENCIES, Price
 from tempering.report.rows import PriceRow, SearchCost, price_rows
+from tempering.report.summary_defenses import compared, finite
 from tempering.report.summary_schema import (
     AssumptionPart,
     AttackPart,
     CheapestPart,
-    ComparedPart,
     CostPart,
     CostsPart,
     DefensePart,
     ModelPart,
     OutcomesPart,
     PricingPart,
-    RatioPart,
     SearchPart,
-    SharePart,
     SpentPart,
     Summary,
     TargetPart,
@@ -41,12 +37,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tempering.economics.assess import Assessment
+    from tempering.economics.conclusions import Conclusions
     from tempering.study import Study
 
 
 def make_summary(
     study: Study,
     assessment: Assessment,
+    conclusions: Conclusions | None = None,
     *,
     targets: Sequence[Mapping[str, Any]],
     skipped: Iterable[Any] = (),
@@ -61,6 +59,7 @@ def make_summary(
     Args:
         study: the resolved study.
         assessment: what economics computed.
+        conclusions: what follows from it; without them nothing is said of which defences are dominated.
         targets: ``reference, digest, dtype`` and, if known, ``parameters, safeguard`` of each model.
         skipped: attacks left out, each with ``attack``, ``reason`` and, if it concerns one model only, ``model``.
         environment: versions and hardware, as JSON values.
@@ -89,12 +88,12 @@ def make_summary(
         models=models if len(models) > 1 else [],
         threshold=ThresholdPart(tau=study.threshold.tau, epsilon=study.threshold.epsilon),
         attacks=[*(_attack(row) for row in price_rows(assessment)), *_not_tried(skipped, first.reference)],
-        defenses=[_compared(row) for row in defense_rows(assessment)],
+        defenses=compared(assessment, conclusions),
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         cheapest=_cheapest(assessment.cheapest),
         pricing=pricing(study),
         environment=json_values(dict(environment or {})),
-        spent=SpentPart(wall_s=_finite(spent.get("wall_s", 0.0)) or 0.0, flops=_finite(spent.get("flops", 0.0)) or 0.0),
+        spent=SpentPart(wall_s=finite(spent.get("wall_s", 0.0)) or 0.0, flops=finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
     for optional in ("models", "defenses", "defenses_not_tried"):
@@ -147,7 +146,7 @@ def json_values(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(str(item) for item in value)
     if isinstance(value, float):
-        return _finite(value)
+        return finite(value)
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
@@ -161,8 +160,8 @@ def _attack(row: PriceRow) -> AttackPart:
         trials=row.trials,
         outcomes=OutcomesPart(**row.outcomes),
         cost_to_break=CostsPart(**{currency: _cost(row.prices[currency]) for currency in CURRENCIES}),
-        best_recovered=_finite(row.best_recovered),
-        utility_kept=_finite(row.utility_kept),
+        best_recovered=finite(row.best_recovered),
+        utility_kept=finite(row.utility_kept),
         few_seeds=row.few_seeds,
         not_tried=None,
         search=_search(row.search) if row.search else None,
@@ -172,46 +171,19 @@ def _attack(row: PriceRow) -> AttackPart:
 def _search(search: SearchCost) -> SearchPart:
     return SearchPart(
         trials=search.trials,
-        **{currency: _finite(search.spent[currency]) for currency in ("flops", "gpu_hours", "usd")},
+        **{currency: finite(search.spent[currency]) for currency in ("flops", "gpu_hours", "usd")},
         cost_with_search=TotalsPart(**{currency: _cost(price) for currency, price in search.totals.items()}),
     )
 
 
 def _cost(price: Price) -> CostPart:
     return CostPart(
-        median=None if price.censored else _finite(price.median),
-        low=_finite(price.low) if price.tried else None,
-        high=_finite(price.high),
+        median=None if price.censored else finite(price.median),
+        low=finite(price.low) if price.tried else None,
+        high=finite(price.high),
         censored=price.censored,
-        exceeds=_finite(price.bound) if price.censored and price.tried else None,
+        exceeds=finite(price.bound) if price.censored and price.tried else None,
     )
-
-
-def _compared(row: DefenseRow) -> ComparedPart:
-    shares = ("utility", "utility_kept", "over_refusal", "borderline", "coherence", "refusal", "harm")
-    return ComparedPart(
-        model=row.model,
-        defense=row.defense,
-        best_attacker=_ratio(row.best),
-        at_control_utility=_ratio(row.at_control_utility),
-        attack=row.attack or None,
-        broken=row.broken,
-        runs=row.runs,
-        families={name: _ratio(ratio) for name, ratio in row.families.items()},
-        **{name: _share(getattr(row, name)) for name in shares},
-        lesson=_ratio(row.lesson),
-        training_flops=_finite(row.training),
-        knowledge=row.verdict or None,
-        few_seeds=row.few_seeds,
-    )
-
-
-def _ratio(ratio: Times) -> RatioPart:
-    return RatioPart(status=ratio.status, value=_finite(ratio.value), low=_finite(ratio.low), high=_finite(ratio.high))
-
-
-def _share(share: Measured) -> SharePart:
-    return SharePart(**{name: _finite(getattr(share, name)) for name in ("value", "low", "high", "control")})
 
 
 def _defenses_not_tried(skipped: Iterable[Any], model: str) -> list[DefensePart]:
@@ -261,15 +233,8 @@ def skipped_defense(entry: Any) -> str:
 def _cheapest(best: Mapping[str, Any] | None) -> CheapestPart | None:
     if best is None:
         return None
-    numbers = {currency: _finite(best[currency]) for currency in ("usd", "flops", "examples")}
+    numbers = {currency: finite(best[currency]) for currency in ("usd", "flops", "examples")}
     return CheapestPart(model=str(best["model"]), defense=str(best["defense"]), attack=str(best["attack"]), **numbers)
-
-
-def _finite(value: float | None) -> float | None:
-    """The number as JSON holds it, whole numbers without a fraction; ``None`` where there is none."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def audit_spend(units: pd.DataFrame) -> dict[str, float]:

@@ -136,11 +136,67 @@ class SharePart(_Part):
     control: Finite | None
 
 
+class MultiplierPart(_Part):
+    """How many times dearer the defence makes a break for the best attacker, in FLOPs: a ratio of medians with its 95 % interval."""
+
+    median: Finite | None = Field(description="ratio of the medians; null where censored, and where there is none")
+    low: Finite | None = Field(description="lower end of the interval; where censored, of the bound")
+    high: Finite | None = Field(description="null where the ratio has no upper bound, and where there is none")
+    censored: bool = Field(description="the defended median lies beyond the budget, so that only a lower bound is known")
+    exceeds: Finite | None = Field(description="where censored, the bound that the ratio exceeds; null elsewhere")
+    status: str = Field(description="as of the best attacker's ratio, which says why there is no number where there is none")
+
+
+class AttackRatioPart(_Part):
+    """The same for one attack, run against both."""
+
+    attack: str = Field(description="the attack, as the study calls it")
+    status: str = Field(description="'known', 'at_least' (a lower bound), 'control_held', 'free' or 'unknown'")
+    multiplier: Finite | None = Field(description="the ratio, or the bound that it exceeds; null where there is none")
+    low: Finite | None
+    high: Finite | None = Field(description="null where the ratio has no upper bound")
+
+
+class ChangePart(_Part):
+    """By how much a share of the undefended model's changed for the worse; mean over seeds with its 95 % interval, null if not measured."""
+
+    value: Finite | None = Field(description="below nothing where it changed for the better")
+    low: Finite | None
+    high: Finite | None
+
+
+class TaxPart(_Part):
+    """What a defence takes; more is worse."""
+
+    utility: ChangePart = Field(description="utility lost")
+    borderline: ChangePart = Field(description="share of borderline prompts answered well that is lost")
+    over_refusal: ChangePart = Field(description="share of borderline prompts that are refused more")
+    benign_trainability: RatioPart = Field(description="an honest user's steps to teach the model a new benign domain, over those without")
+    flops: Finite | None = Field(description="of the defender's training, median over seeds")
+
+
+class DominationPart(_Part):
+    """By what a defence is dominated: as good in the multiplier and in every tax that was measured, and better in one."""
+
+    by: list[str] = Field(description="defences that dominate it by the points, the dearest to break first; 'none' is no defence at all")
+    share: Finite | None = Field(description="of the resamples over seeds in which it is dominated; null where none can tell")
+    beyond_doubt: bool = Field(description="whether the 95 % intervals say so too")
+    beyond_doubt_by: list[str] = Field(description="those whose intervals do")
+
+
 class ComparedPart(_Part):
     """What one defence does to the price of a model, and what it takes."""
 
     model: str = Field(description="reference of the model")
     defense: str = Field(description="title of the defence")
+    multiplier: MultiplierPart
+    by_attack: list[AttackRatioPart] = Field(description="every attack that was run on both, the defence's cheapest first")
+    tax: TaxPart
+    dominated: bool | None = Field(
+        description="whether another defence, or none at all, is at least as good in everything and better in something; null where that "
+        "was not looked at, as of a defence without a multiplier"
+    )
+    domination: DominationPart | None = Field(description="by which, and how surely; null where that was not looked at")
     best_attacker: RatioPart = Field(description="FLOPs of the cheapest break of each seed, over the undefended model's")
     at_control_utility: RatioPart = Field(description="the same where breaks must keep the undefended model's utility")
     attack: str | None = Field(description="the attack that was cheapest in most seeds; null where nothing broke")

@@ -66,7 +66,7 @@ def write_report(
     spent = {**audit_spend(tables.units), **(spent or {})}
     made = list(sections(Material(study, assessment, conclusions), SECTIONS))
     drawings = draw_all(assessment, study.threshold, families_of(study.attacks))
-    summary = dumps(make_summary(study, assessment, targets=targets, skipped=skipped, environment=environment, spent=spent))
+    summary = dumps(make_summary(study, assessment, conclusions, targets=targets, skipped=skipped, environment=environment, spent=spent))
     frames = run_tables(tables, assessment, conclusions)
     parquets = {name: parquet_bytes(frame) for name, frame in frames.items()}
     offered, csvs = downloads(frames, parquets)
