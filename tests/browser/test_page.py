@@ -154,7 +154,8 @@ def test_beyond_a_number_comes_after_it_and_ties_keep_their_order(chromium, audi
 
 
 def test_every_data_table_can_be_sorted(chromium, audited, compared):
-    for path, tables in ((audited, 4), (compared, 8)):
+    # Sections have tables too: the envelope one; frontier one, payers two, envelope one, how sure two, agreement two.
+    for path, tables in ((audited, 4 + 1), (compared, 8 + 8)):
         with opened(chromium, path) as page:
             open_all(page)
             assert page.locator("table.sortable").count() == tables
@@ -206,7 +207,7 @@ def test_another_threshold_changes_what_depends_on_it_and_says_so(chromium, audi
         said = page.locator(".headline").inner_text().replace("\N{NO-BREAK SPACE}", " ")
         assert said == sentence(others[0.9]) != sentence(audit.assessment)
         assert page.locator(".banner").inner_text().startswith("You are looking at τ = 0.9. The study's own is 0.5.")
-        assert page.locator(".elsewhere:visible").count() == 4
+        assert page.locator(".elsewhere:visible").count() == 4 + 2  # the envelope and how sure it is, too
         assert "recovers at least 90" in page.locator("#prices + .lead").inner_text()
         prices = others[0.9].prices.set_index("attack")["usd_median"].dropna()
         shown = numbers(column(page, PRICES, "Dollars"))

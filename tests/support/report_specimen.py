@@ -18,6 +18,9 @@ from tempering.economics.prices import load_price_book
 from tempering.economics.thresholds import at_thresholds
 from tempering.engine.results import Tables
 from tempering.report import write_report
+from tempering.report.all_sections import SECTIONS
+from tempering.report.drawing import Drawing
+from tempering.report.section import Material, Section, sections
 from tempering.study import Study
 
 NAMES = ("full_finetune", "lora_finetune", "identity_shift", "refusal_ablation")
@@ -203,6 +206,16 @@ class Specimen:
             parameters={target["reference"]: float(target["parameters"]) for target in self.targets},
             **{name: value for name, value in self.told.items() if name != "documents"},
         )
+
+    @cached_property
+    def sections(self) -> list[Section]:
+        """The sections of its page."""
+        return list(sections(Material(self.study, self.assessment, self.conclusions), SECTIONS))
+
+    @property
+    def drawn(self) -> list[Drawing]:
+        """What its sections draw."""
+        return [drawing for section in self.sections for drawing in section.drawings]
 
     def at_thresholds(self) -> dict[float, Assessment]:
         """Its assessment at other thresholds."""

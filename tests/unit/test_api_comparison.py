@@ -36,7 +36,7 @@ def test_the_engines_tables_are_those_that_economics_reads(run):
     assert 0 <= tax.loc["firm", "utility"] <= 1
     assert tax.loc["firm", "novel_runs"] in (0, 1)
     assert set(run.multipliers["defense"]) == {"firm"}
-    assert set(run.multipliers["scope"]) == {"best attacker", "family", "attack"}
+    assert set(run.multipliers["scope"]) == {"best attacker", "threat model", "family", "attack"}
 
 
 def test_a_defence_that_could_not_be_trained_is_shown_as_such(run):

@@ -39,7 +39,8 @@ def test_json_is_one_document_and_the_summary(folder: Path) -> None:
 def test_everything_lies_in_the_run_directory(folder: Path) -> None:
     out = folder / "out"
     assert "<html" in (out / "report.html").read_text()
-    assert {path.stem for path in (out / "tables").glob("*.parquet")} == {"units", "trajectories", "breaks", "survival", "prices"}
+    tables = {path.stem for path in (out / "tables").glob("*.parquet")}
+    assert tables == {"units", "trajectories", "breaks", "survival", "prices", "incidence", "restricted", "envelope"}
     assert list((out / "figures").glob("*.png"))
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 

@@ -30,6 +30,9 @@ from tempering.result import Run
 FEW = {name: ATTACKS[name] for name in ("full_finetune", "refusal_ablation", "retrieval")}
 HOSTILE = "<script>alert(1)</script>"
 
+SECTIONS_DRAW = ("defenses-tax", "defenses-other-taxes", "priced-out", "envelope", "ends")
+"""The pictures of every comparison's sections."""
+
 
 @pytest.fixture(scope="module")
 def sixteen():
@@ -221,15 +224,18 @@ def test_every_group_lies_in_a_fold_of_its_own(page, written):
     assert written.stat().st_size < 15e6
 
 
-def test_headings_links_and_drawings_stay_sound(page):
+def test_headings_links_and_drawings_stay_sound(page, sixteen):
     levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(identities)) == len(identities)
     assert {link["href"].removeprefix("#") for link in page.all("a") if "download" not in link} <= set(identities)
     drawings = page.all("svg")
-    # Best attacker and three families, three panels a group, price against utility, over-refusal, lesson and training.
-    assert len(drawings) == 4 + 3 * 17 + 4
+    panels = {drawing.name: len(drawing.panels) for drawing in sixteen.drawn}
+    assert set(panels) == {*SECTIONS_DRAW, "differences-1", "agreement"}
+    assert panels["defenses-tax"] == 1
+    assert panels["defenses-other-taxes"] == 3  # over-refusal, lesson and training
+    assert len(drawings) == 4 + 3 * 17 + sum(panels.values())  # best attacker and three families, three panels a group
     assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
     assert page.all("link") == page.all("iframe") == []
     assert page.all("script") == [{}]
@@ -240,7 +246,7 @@ def test_figures_and_tables_are_written(written, sixteen):
     assert files == {
         "report.html",
         "summary.json",
-        *(f"figures/defenses-{name}.png" for name in ("tax", "other-taxes", "families")),
+        *(f"figures/{name}.png" for name in (*SECTIONS_DRAW, "differences-1", "agreement", "defenses-families")),
         *(f"tables/{name}.parquet" for name in run_tables(sixteen.tables, sixteen.assessment, sixteen.conclusions)),
     }
     assert {f"tables/{name}.parquet" for name in ("units", "prices", "multipliers", "frontier", "agreement", "population")} <= files
@@ -268,7 +274,7 @@ def test_several_models_are_shown_apart(tmp_path):
     assert "tar raises the price of organism:nano" in page.text
     assert "tar raises the price of organism:tiny" in page.text
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"defenses-{name}-{index}.png" for name in ("tax", "other-taxes", "families") for index in (1, 2)
+        f"{name}-{index}.png" for name in (*SECTIONS_DRAW, "agreement", "defenses-families") for index in (1, 2)
     }
 
 

@@ -14,6 +14,9 @@ from support.report_specimen import specimen
 from tempering.report import downloads
 from tempering.report.downloads import FORMULA, csv
 
+NAMES = ("units", "trajectories", "breaks", "survival", "prices", "incidence", "restricted", "envelope")
+"""The tables of an audit."""
+
 
 def read(text, **options):
     return pd.read_csv(io.StringIO(text), **options)
@@ -49,9 +52,8 @@ def test_what_is_in_the_page_is_what_is_in_the_run(tmp_path):
     subject = specimen(seeds=1)
     page = Page(subject.write(tmp_path).read_text(encoding="utf-8"))
     links = {link["download"]: link["href"] for link in page.all("a") if "download" in link}
-    names = ("units", "trajectories", "breaks", "survival", "prices")
-    assert set(links) == {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
-    for name in names:
+    assert set(links) == {f"{name}.{kind}" for name in NAMES for kind in ("csv", "parquet")}
+    for name in NAMES:
         assert decoded(links[f"{name}.parquet"]) == (tmp_path / "tables" / f"{name}.parquet").read_bytes()
     assert len(read(decoded(links["trajectories.csv"]).decode())) == len(subject.assessment.trajectories)
     assert "All of it is in this page" in page.text
@@ -64,9 +66,7 @@ def test_what_is_too_large_lies_beside_the_page_and_is_said_to(tmp_path, monkeyp
     page = Page(subject.write(tmp_path).read_text(encoding="utf-8"))
     links = [link["href"] for link in page.all("a") if link["href"].startswith("tables/")]
     assert "tables/trajectories.csv" in links
-    assert {link for link in links if link.endswith(".parquet")} == {
-        f"tables/{name}.parquet" for name in ("units", "trajectories", "breaks", "survival", "prices")
-    }
+    assert {link for link in links if link.endswith(".parquet")} == {f"tables/{name}.parquet" for name in NAMES}
     assert all((tmp_path / link).is_file() for link in links)
     assert len(pd.read_csv(tmp_path / "tables" / "trajectories.csv")) == len(subject.assessment.trajectories)
     assert "A name with a path is not in this page, for its size: it lies in the run's directory" in page.text

@@ -28,7 +28,7 @@ def test_everything_is_written_and_nothing_is_left_aside(written):
     assert files == {
         "report.html",
         "summary.json",
-        *(f"figures/{name}.png" for name in ("trajectories", "survival", "prices")),
+        *(f"figures/{name}.png" for name in ("trajectories", "survival", "prices", "envelope", "ends")),
         *(
             f"tables/{name}.parquet"
             for name in ("units", "trajectories", "breaks", "survival", "prices", "incidence", "restricted", "envelope")
@@ -74,7 +74,8 @@ def test_headings_do_not_skip_a_level_and_links_lead_somewhere(page):
 
 def test_drawings_have_words_for_those_who_cannot_see_them(page):
     drawings = page.all("svg")
-    assert len(drawings) == 7 + 3  # three more prices, shown when their currency is chosen
+    # Three more prices, shown when their currency is chosen; the envelope by harm and by utility; how the runs of four attacks end.
+    assert len(drawings) == 7 + 3 + 2 + 4
     assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
 
 

@@ -16,6 +16,8 @@ from tempering.report.section_words import counted, listed, titled
 
 MOST_ATTACKS = 12
 """Attacks that are drawn; of more, the dearest and the cheapest."""
+MOST_DEFENSES = 8
+"""Defences that are drawn beside the undefended model; of more, those behind which most runs broke and those behind which fewest did."""
 
 
 def draw_ends(material: Material) -> list[Drawing]:
@@ -70,8 +72,12 @@ def _by_defense(curves: pd.DataFrame, runs: pd.DataFrame, prices: dict[str, floa
     shown.sort(key=lambda each: (each.title != titled(CONTROL), _broken(each), each.title))
     known = math.isfinite(prices.get(attack, math.inf))
     which = "which breaks the undefended model cheapest" if known else "which broke most; none breaks half of the undefended model's runs"
-    sentence = f"Drawn is {attack}, {which}. {_total(shown)}{_undefended(shown)}{_few(shown)}"
-    return [Drawing(f"ends{suffix}", f"How runs of {attack} end{where}", sentence, panels(f"ends{suffix}", shown), legend(shown))]
+    others = len(shown) - 1
+    half = MOST_DEFENSES // 2
+    drawn = shown if others <= MOST_DEFENSES else [*shown[: half + 1], *shown[-half:]]
+    left_out = f" Of {others} defences those are drawn that broke in fewest runs and in most." if len(drawn) < len(shown) else ""
+    sentence = f"Drawn is {attack}, {which}. {_total(shown)}{_undefended(shown)}{left_out}{_few(shown)}"
+    return [Drawing(f"ends{suffix}", f"How runs of {attack} end{where}", sentence, panels(f"ends{suffix}", drawn), legend(drawn))]
 
 
 def _cheapest(curves: pd.DataFrame, prices: dict[str, float]) -> str:

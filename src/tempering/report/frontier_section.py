@@ -119,9 +119,10 @@ def _any_told(row: FrontierRow, taxes: Sequence[Tax]) -> bool:
 def _takes(row: FrontierRow, tax: Tax) -> str:
     """What a defence takes of one tax, for a sentence that begins with its name: "takes 2.6 TFLOP to train"."""
     taken = row.taken[tax.key]
+    none = taken.told and taken.value <= tax.nothing  # whoever gains a little by luck has not lost minus a little
     return {
-        "utility_lost": f"loses {taken} of utility",
-        "borderline_lost": f"loses {taken} of borderline answers",
+        "utility_lost": "loses no utility" if none else f"loses {taken} of utility",
+        "borderline_lost": "loses no borderline answer" if none else f"loses {taken} of borderline answers",
         "over_refusal_gained": f"refuses {taken} more of borderline prompts",
         LESSON: f"makes an honest user take {taken} the steps",
         TRAINING: f"takes {taken} to train",
