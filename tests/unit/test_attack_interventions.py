@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from support.planted_refusal import Planted, planted_refusal
-from support.tiny_models import FAMILIES, tiny_model
+from support.tiny_models import FAMILIES, random_model, tiny_model
 from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._residuals import ablated, added, writers
 from tempering.models.structure import Structure
@@ -30,17 +29,6 @@ def unit_vector(model: PreTrainedModel, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(model.config.hidden_size, generator=generator, dtype=torch.float64)
     return vector / vector.norm()
-
-
-def random_model(family: str, **overrides: Any) -> PreTrainedModel:
-    """In float64, with norms and biases that are not one and zero, as no trained model has them."""
-    model = tiny_model(family, **overrides)[0].double()
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return model
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from support.toy_study import DEFENSE, rows, toy_models, write_rows
+from support.hardening_jobs import REFUSAL, interrupted_after, job_of, toy_folder
+from support.toy_study import DEFENSE, rows, write_rows
 from tempering import models
 from tempering.defenses.refusal_sft import RefusalSft
 from tempering.engine import hardening, hardening_folder
@@ -27,36 +27,10 @@ from tempering.errors import FailedTraining, InvalidStudy, StoreProblem, Unknown
 from tempering.study import DataChoice, MethodChoice, ModelChoice
 from tempering.training import Hardening
 
-REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 8, "training": {"learning_rate": 1e-2}}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hardening")
-    toy_models(folder)
-    write_rows(folder / "data.jsonl", rows())
-    return folder
-
-
-def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, dtype: Any = None, **more: Any) -> HardeningJob:
-    model = ModelChoice(reference=str(folder / "guarded"), device="cpu", dtype=dtype)
-    choice = MethodChoice(name=name, config=REFUSAL if config is None else config)
-    return plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), choice, **more).job
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    return dict(models.load(str(directory), device="cpu").model.named_parameters())
-
-
-def interrupted_after(job: HardeningJob, directory: Path, steps: int) -> None:
-    """Train so many steps and stop as Ctrl-C does, with a snapshot of every step."""
-
-    def told(progress: TrainingProgress) -> None:
-        if progress.kind == "step" and progress.steps_done > steps:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(job, directory, on_progress=told, snapshot_seconds=0)
+    return toy_folder(tmp_path_factory.mktemp("hardening"))
 
 
 def test_the_directory_holds_an_ordinary_model_and_the_record(folder: Path, tmp_path: Path) -> None:

@@ -11,36 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.hardening_jobs import REFUSAL, interrupted_after, job_of, toy_folder, weights
 from support.scripted_models import scripted_model
-from support.toy_study import rows, toy_models, write_rows
-from tempering import models
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.defenses.refusal_sft import RefusalSft
 from tempering.engine import hardening
-from tempering.engine.hardening import HardeningJob, TrainingProgress, plan_hardening, train
+from tempering.engine.hardening import TrainingProgress, plan_hardening, train
 from tempering.engine.hardening_watch import Look, Watch
 from tempering.models.target import Target
 from tempering.study import DataChoice, MethodChoice, ModelChoice
 
-REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 8, "training": {"learning_rate": 1e-2}}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hardening")
-    toy_models(folder)
-    write_rows(folder / "data.jsonl", rows())
-    return folder
-
-
-def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, dtype: Any = None, **more: Any) -> HardeningJob:
-    model = ModelChoice(reference=str(folder / "guarded"), device="cpu", dtype=dtype)
-    choice = MethodChoice(name=name, config=REFUSAL if config is None else config)
-    return plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), choice, **more).job
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    return dict(models.load(str(directory), device="cpu").model.named_parameters())
+    return toy_folder(tmp_path_factory.mktemp("hardening"))
 
 
 class Scripted(Watch):
@@ -71,17 +55,6 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Te
         return Scripted.seen
 
     return put
-
-
-def interrupted_after(job: HardeningJob, directory: Path, steps: int) -> None:
-    """Train so many steps and stop as Ctrl-C does, with a snapshot of every step."""
-
-    def told(progress: TrainingProgress) -> None:
-        if progress.kind == "step" and progress.steps_done > steps:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(job, directory, on_progress=told, snapshot_seconds=0)
 
 
 @pytest.mark.parametrize("parameters", ["all", "lora"])
