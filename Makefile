@@ -1,21 +1,24 @@
-# make setup | demo | test | lint | format.   VENV and PYTHON choose the environment and the interpreter.
+# make setup | demo | test | lint | bench | format.   VENV and PYTHON choose the environment and the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 # Flags for installing torch alone, before anything else can ask for another build of it.
 TORCH_FLAGS ?=
+# The one result that make bench shall make anew.
+ONLY ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint cards gallery format clean
+.PHONY: help setup demo test lint bench cards gallery format clean
 
 help:
 	@echo "make setup    make the environment in $(VENV)"
 	@echo "make demo     audit the embedded organism and write runs/demo/report.html"
 	@echo "make test     lint, types, layers and the whole test suite"
 	@echo "make lint     lint, types and layers only"
+	@echo "make bench    make benchmarks/results anew and print the table: hours; ONLY=name makes one"
 	@echo "make cards    write docs/cards anew from the committed figures"
 	@echo "make gallery  the study of docs/gallery: hours; goes on where it was stopped"
 	@echo "make format   format the code"
@@ -42,6 +45,9 @@ lint: setup
 # One thread a worker: two cores, two workers.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -rs
+
+bench: setup
+	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY))
 
 cards: setup
 	$(BIN)/python benchmarks/claim_cards.py
