@@ -14,7 +14,7 @@ import pkgutil
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,6 +77,11 @@ def get(kind: str, name: str) -> Any:
     raise UnknownName(KINDS[kind], name, names(kind))
 
 
+def entry_point(kind: str, name: str) -> EntryPoint | None:
+    """Where an installed method comes from; ``None`` for the package's own and for files."""
+    return _entry_points(kind).get(name)
+
+
 def create(kind: str, name: str, config: dict[str, Any] | None = None) -> Any:
     """A method with its configuration validated.
 
@@ -115,7 +120,7 @@ def _files(kind: str) -> frozenset[str]:
 
 
 @cache
-def _entry_points(kind: str) -> dict[str, Any]:
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"tempering.{kind}")}
 
 

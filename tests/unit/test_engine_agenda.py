@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from support import engine_samples
-from tempering.engine.agenda import Agenda, needs_model_of
+from tempering.engine.agenda import Agenda, dependents
 from tempering.engine.units import ResolvedMethod, Unit
+from tempering.study import Budget
 
 DEFENDED: dict[str, Any] = {
     "defense": ResolvedMethod(name="refat", config={}),
@@ -82,10 +83,26 @@ def test_a_unit_that_is_put_back_comes_last() -> None:
     ],
 )
 def test_a_model_that_was_hardened_otherwise_is_another_model(changes: dict[str, Any]) -> None:
-    assert not needs_model_of(defended(0), hardening(0, **changes))
-    assert needs_model_of(defended(0, **changes), hardening(0, **changes))
+    assert defended(0).defended != hardening(0, **changes).defended
+    assert defended(0, **changes).defended == hardening(0, **changes).defended
 
 
 def test_names_probes_and_attacks_do_not_make_it_another_model() -> None:
     other = defended(0, defense_label="a name", attack=ResolvedMethod(name="prefilling", config={}))
-    assert needs_model_of(other, hardening(0))
+    assert other.defended == hardening(0).defended
+
+
+def test_the_units_of_each_defended_model_are_counted_without_its_training() -> None:
+    free = engine_samples.plan(1).units[0]
+    counted = dependents([hardening(0), hardening(1), defended(0), defended(1), defended(1, budget=Budget(steps=7)), free])
+    assert counted == {hardening(0).defended: 1, hardening(1).defended: 2}
+
+
+def test_what_is_put_back_comes_last_and_what_is_released_keeps_its_place() -> None:
+    free = engine_samples.plan(3).units
+    agenda = Agenda([hardening(0), free[0], defended(0), free[1], free[2]])
+    assert [agenda.take(), agenda.take()] == [hardening(0), free[0]]
+    agenda.put_back(free[0])
+    agenda.finished(hardening(0), engine_samples.result())
+    assert list(agenda) == [defended(0), free[1], free[2], free[0]]
+    assert taken(agenda) == [defended(0), free[1], free[2], free[0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from tempering.engine.results import UnitResult
@@ -11,7 +13,9 @@ from tempering.engine.units import Unit
 class Agenda:
     """The units that have yet to be run.
 
-    Whatever is done to a defended model waits until that model is there, and is taken out if it cannot be had.
+    Whatever is done to a defended model waits until that model is there, and is taken out if it cannot be had. Taking a unit costs the
+    same whether ten wait or a hundred thousand: those that can begin lie in a heap by their place in the order, those that wait in a list
+    for each model.
     """
 
     def __init__(self, units: Iterable[Unit], *, hardened: Iterable[str] = ()) -> None:
@@ -21,8 +25,13 @@ class Agenda:
             units: in the order in which they shall be started.
             hardened: the defended models that are there already, by :attr:`tempering.engine.units.Unit.defended`.
         """
-        self._units = list(units)
+        self._units: dict[int, Unit] = dict(enumerate(units))
         self._hardened = set(hardened)
+        self._next = len(self._units)
+        self._ready: list[int] = []
+        self._waiting: defaultdict[str, list[int]] = defaultdict(list)
+        for place, unit in self._units.items():
+            self._file(place, unit)
 
     def __len__(self) -> int:
         """How many are left, those that wait among them."""
@@ -30,32 +39,38 @@ class Agenda:
 
     def __iter__(self) -> Iterator[Unit]:
         """What is left, in order."""
-        return iter(self._units)
+        return iter(self._units.values())
 
     def take(self) -> Unit | None:
         """The first unit that waits for nothing, taken from the agenda; ``None`` where all that are left wait, or none is left."""
-        for place, unit in enumerate(self._units):
-            if self._is_ready(unit):
-                return self._units.pop(place)
-        return None
+        return self._units.pop(heapq.heappop(self._ready)) if self._ready else None
 
     def put_back(self, unit: Unit) -> None:
         """Run a unit once more, last of all."""
-        self._units.append(unit)
+        self._units[self._next] = unit
+        self._file(self._next, unit)
+        self._next += 1
 
     def finished(self, unit: Unit, result: UnitResult) -> None:
         """A unit has its result: let those begin that waited for it, or take them out."""
         if unit.work.kind != "harden":
             return
+        released = self._waiting.pop(unit.defended, [])
         if result.status == "completed":
             self._hardened.add(unit.defended)
+            for place in released:
+                heapq.heappush(self._ready, place)
         else:
-            self._units = [other for other in self._units if not needs_model_of(other, unit)]
+            for place in released:
+                del self._units[place]
 
-    def _is_ready(self, unit: Unit) -> bool:
-        return unit.work.kind == "harden" or not unit.defended or unit.defended in self._hardened
+    def _file(self, place: int, unit: Unit) -> None:
+        if unit.work.kind == "harden" or not unit.defended or unit.defended in self._hardened:
+            heapq.heappush(self._ready, place)
+        else:
+            self._waiting[unit.defended].append(place)
 
 
-def needs_model_of(unit: Unit, hardening: Unit) -> bool:
-    """Whether a unit is done to the model that another one trains."""
-    return unit.work.kind != "harden" and unit.defended == hardening.defended
+def dependents(units: Iterable[Unit]) -> Counter[str]:
+    """How many units are done to each defended model, by :attr:`tempering.engine.units.Unit.defended`; its own training not counted."""
+    return Counter(unit.defended for unit in units if unit.work.kind != "harden" and unit.defended)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempering.engine.agenda import needs_model_of
+from tempering.engine.agenda import dependents
 from tempering.engine.units import Plan, Skipped, Unit
 from tempering.errors import UnusableModel
 from tempering.models import Target, load
@@ -82,8 +82,9 @@ def not_hardened(plan: Plan, units: pd.DataFrame) -> tuple[Skipped, ...]:
     """
     errors = units[(units["kind"] == "harden") & (units["status"] == "failed")].set_index("unit")["error"].to_dict()
     found = []
+    counted = dependents(plan.units if errors else ())
     for hardening in (unit for unit in plan.units if unit.hash in errors):
-        lost = sum(needs_model_of(unit, hardening) for unit in plan.units)
+        lost = counted[hardening.defended]
         runs = f"{lost} {'run' if lost == 1 else 'runs'} against that model left out"
         reason = f"could not be trained with seed {hardening.seed}, {runs}: {errors[hardening.hash]}"
         work = hardening.work

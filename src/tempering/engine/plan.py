@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from tempering import registry
 from tempering.attacks._contract import Attack
+from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import Defense, missing
 from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
@@ -104,7 +106,7 @@ def make_plan(study: Study) -> Plan:
         UnusableModel: a model cannot be loaded.
         UnusableData: the data cannot be read or divided.
     """
-    contenders = _distinct(_contender(choice) for choice in study.attacks)
+    contenders = _distinct(_contender(choice, searched=study.search is not None) for choice in study.attacks)
     defenders = _distinct(_defender(choice) for choice in study.defenses)
     evaluators = resolve_evaluators(study.probes.evaluators)
     models = [_plan_model(study, choice, contenders, defenders, evaluators) for choice in study.models]
@@ -138,9 +140,10 @@ def _estimate(model: _PlannedModel, planned: _Planned, units: int) -> Estimate:
     )
 
 
-def _contender(choice: MethodChoice) -> _Contender:
+def _contender(choice: MethodChoice, *, searched: bool) -> _Contender:
     attack: Attack = registry.create("attacks", choice.name, choice.config)
-    return _Contender(resolve("attacks", choice), attack, choice.title, choice.label or "", space_of(attack.config, choice.config))
+    space = space_of(attack.config, choice.config) if searched else ()
+    return _Contender(resolve("attacks", choice), attack, choice.title, choice.label or "", space)
 
 
 def _defender(choice: MethodChoice) -> _Defender:
@@ -150,11 +153,10 @@ def _defender(choice: MethodChoice) -> _Defender:
 
 def _distinct(methods: Iterable[_Resolved]) -> list[_Resolved]:
     """Each method once, though the study may name it twice with the same settings."""
-    kept: list[_Resolved] = []
+    kept: dict[str, _Resolved] = {}
     for method in methods:
-        if all(method.method.deciding() != other.method.deciding() for other in kept):
-            kept.append(method)
-    return kept
+        kept.setdefault(canonical_hash(method.method.deciding()), method)
+    return list(kept.values())
 
 
 def _plan_model(
@@ -168,12 +170,13 @@ def _plan_model(
     shared = _shared(study, choice, target, records, evaluators)
     accepted: list[tuple[_Contender, dict[str, float]]] = []
     skipped: list[Skipped] = []
+    handed = cache(view.limited_to)  # many attacks are given the same, and none may change it
     for contender in contenders:
         needs = contender.attack.requires
         if reason := _why_not(needs, study.threat_model, view, target):
             skipped.append(Skipped(attack=contender.title, reason=reason, model=choice.reference))
             continue
-        given = view.limited_to(needs | contender.attack.uses & study.threat_model.allows)
+        given = handed(needs | contender.attack.uses & study.threat_model.allows)
         accepted.append((contender, contender.attack.estimate(target, given, budget=study.budget).as_row()))
     accepted.sort(key=lambda entry: entry[1]["flops"])
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
@@ -350,13 +353,14 @@ def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerVi
 
 def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
     """Seed by seed: what is trained, and then target by target, so that what is loaded is used."""
-    first = [Unit(group[0].work, seeds[0]) for group in model.groups if group] if len(model.groups) > 1 else []
+    ahead = 1 if len(model.groups) > 1 else 0
     units: list[Unit] = []
     for position, seed in enumerate(seeds):
         units += [Unit(planned.work, seed) for planned in model.hardenings]
-        units += () if position else first
+        taken = 0 if position else ahead
+        units += [Unit(planned.work, seed) for group in model.groups for planned in group[:taken]]
         for number, group in enumerate(model.groups):
-            units += [unit for planned in group if (unit := Unit(planned.work, seed)) not in first or position]
+            units += [Unit(planned.work, seed) for planned in group[taken:]]
             if position == number == 0 and model.reference is not None:
                 units.append(Unit(model.reference, 0))
     return units

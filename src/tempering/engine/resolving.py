@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from tempering import registry
@@ -33,5 +32,5 @@ def code_identity(kind: str, name: str) -> str:
     """What tells this code from other code of the same name; see :class:`tempering.engine.units.ResolvedMethod`."""
     if ".py:" in name:
         return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
-    point = next(iter(entry_points(group=f"tempering.{kind}", name=name)), None)
+    point = registry.entry_point(kind, name)
     return f"{point.dist.name} {point.dist.version}" if point is not None and point.dist is not None else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tempering.engine.agenda import Agenda, needs_model_of
+from tempering.engine.agenda import Agenda, dependents
 from tempering.engine.defended import MODELS, is_trained
 from tempering.engine.environment import describe_environment, usable_cores
 from tempering.engine.events import Event, EventKind
@@ -74,7 +75,7 @@ def _left(plan: Plan, store: RunStore, models: Path, progress: _Progress) -> Age
     """What has yet to be run. A hardening whose model is gone is done anew where some unit still needs that model."""
     statuses = {unit.hash: store.status(unit.hash) for unit in plan.units}
     needed = {unit.defended for unit in plan.units if unit.work.kind != "harden" and statuses[unit.hash] is None}
-    hardened, lost = set(), []
+    hardened, lost = set(), set()
     for unit in plan.units:
         is_hardening, status = unit.work.kind == "harden", statuses[unit.hash]
         if is_hardening and status == "completed" and unit.defended in needed and not is_trained(unit, models):
@@ -86,9 +87,9 @@ def _left(plan: Plan, store: RunStore, models: Path, progress: _Progress) -> Age
         if is_hardening and status == "completed":
             hardened.add(unit.defended)
         elif is_hardening:
-            lost.append(unit)
+            lost.add(unit.defended)
             progress.left_out(unit)
-    pending = [unit for unit in plan.units if statuses[unit.hash] is None and not any(needs_model_of(unit, other) for other in lost)]
+    pending = [unit for unit in plan.units if statuses[unit.hash] is None and (unit.work.kind == "harden" or unit.defended not in lost)]
     return Agenda(pending, hardened=hardened)
 
 
@@ -99,6 +100,7 @@ class _Progress:
     plan: Plan
     on_event: OnEvent
     done: int = 0
+    dependents: Counter[str] | None = None
 
     def __post_init__(self) -> None:
         """Look up once what every unit is expected to take."""
@@ -162,7 +164,9 @@ class _Progress:
 
     def left_out(self, hardening: Unit) -> None:
         """A model could not be hardened: what was to be done to it is not, and counts neither way."""
-        lost = sum(needs_model_of(unit, hardening) for unit in self.plan.units)
+        if self.dependents is None:
+            self.dependents = dependents(self.plan.units)
+        lost = self.dependents[hardening.defended]
         self.done += lost
         if lost:
             runs = "1 run" if lost == 1 else f"{lost} runs"

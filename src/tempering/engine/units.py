@@ -127,6 +127,12 @@ class Work(Settings):
         """Short hash of the attack and its configuration: twelve hexadecimal digits, ``""`` for a reference."""
         return canonical_hash(self.attack.deciding())[:12] if self.attack else ""
 
+    @cached_property
+    def hardened_by(self) -> dict[str, Any]:
+        """What decides the defended model that this work trains, or is done to, but for the seed."""
+        deciding = self.deciding()
+        return {name: deciding.get(name) for name in ("model", "data", "defense", "hardening", "supplements")}
+
     @property
     def attack_name(self) -> str:
         """What the study calls the attack, its registry name where it has no label; ``""`` for a reference."""
@@ -185,9 +191,7 @@ class Unit:
         """
         if self.work.defense is None:
             return ""
-        deciding = self.work.deciding()
-        shared = ("model", "data", "defense", "hardening", "supplements")
-        return canonical_hash({**{name: deciding.get(name) for name in shared}, "seed": self.seed})
+        return canonical_hash({**self.work.hardened_by, "seed": self.seed})
 
     @property
     def label(self) -> str:

@@ -1,8 +1,9 @@
 """Training: the attackers' loop, the defenders' loop, and the meter that counts what both spend."""
 
+from tempering.training.estimates import estimate
 from tempering.training.flops import FlopCount
 from tempering.training.hardening import Hardening, HardeningStep, Snapshot, Stage
-from tempering.training.loop import Moment, NonFiniteLoss, autocast, estimate, fine_tune
+from tempering.training.loop import Moment, NonFiniteLoss, autocast, fine_tune
 from tempering.training.meter import Meter, Spend
 from tempering.training.objective import Answers, Objective, Workshop
 from tempering.training.pools import Pool, Rows

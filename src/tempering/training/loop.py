@@ -24,7 +24,7 @@ from tempering.data.records import Example
 from tempering.models import Target
 from tempering.training.adapters import add_lora
 from tempering.training.flops import FlopCount
-from tempering.training.meter import Meter, Spend
+from tempering.training.meter import Meter
 from tempering.training.settings import FineTuning, TrainingSettings
 
 
@@ -139,24 +139,6 @@ def train(
             _show_average(optimiser, shown=True)
             yield Moment(step, model, loss)
     _show_average(optimiser, shown=True)
-
-
-def estimate(target: Target, declaration: FineTuning) -> Spend:
-    """What a declaration will use, by the analytic count, without running it.
-
-    Args:
-        target: left untouched; only its structure is read.
-        declaration: what would be trained.
-    """
-    encoded = [declaration.asking.encode(target.chat, example) for example in declaration.examples]
-    model = target.copy_model() if declaration.lora is None else add_lora(target.copy_model(), declaration.lora)
-    if declaration.lora is None:
-        model.requires_grad_(True)
-    count = FlopCount.of(model)
-    meter = Meter()
-    for indices in batches(len(encoded), declaration.settings.batch_size, declaration.steps, declaration.seed):
-        _charge(meter, count, [declaration.examples[index] for index in indices], [encoded[index] for index in indices])
-    return meter.spend()
 
 
 def batches(examples: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
