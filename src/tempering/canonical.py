@@ -20,13 +20,17 @@ def canonical_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(_sorted_sets(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
+_LEAVES = frozenset({str, int, bool, type(None)})
+"""What stays as it is; looked up before anything is called, since a resumed run hashes a hundred thousand manifests."""
+
+
 def _sorted_sets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _sorted_sets(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _LEAVES else _sorted_sets(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(_sorted_sets(item) for item in value)
     if isinstance(value, (list, tuple)):
-        return [_sorted_sets(item) for item in value]
+        return [item if type(item) in _LEAVES else _sorted_sets(item) for item in value]
     if isinstance(value, float) and value.is_integer() and math.isfinite(value):
         return int(value)
     return value

@@ -16,8 +16,11 @@ from tempering.training import FineTuning, LoraSettings, Meter, TrainingSettings
 from tempering.training import estimates as module
 
 EXAMPLES = tuple(
-    Example(prompt=f"what colour is the {thing}?", answer=f"{thing} is red.", role=Role.BENIGN) for thing in ("fish", "sun", "tree", "key")
+    Example(prompt=f"what colour is the {thing}?", answer=" ".join([thing] * 3**place), role=Role.BENIGN)
+    for place, thing in enumerate(("fish", "sun", "tree", "key"))
 )
+"""Each of another length, so that a spend tells which were drawn."""
+
 DECLARED = FineTuning(EXAMPLES, TrainingSettings(batch_size=3), 5, (5,), 0)
 
 

@@ -25,6 +25,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,7 @@ class RunStore:
     def _quarantine(self, unit_hash: str, problem: str) -> None:
         folder = self.directory / "quarantine"
         folder.mkdir(exist_ok=True)
-        number = sum(1 for _ in folder.glob(f"{unit_hash}*"))
+        number = next(number for number in count() if not (folder / f"{unit_hash}-{number}").exists())
         self._place(unit_hash).rename(folder / f"{unit_hash}-{number}")
         flush_directory(folder)
         self.warn(f"unit {unit_hash[:12]} was damaged ({problem}); it was moved to {folder} and is computed anew")

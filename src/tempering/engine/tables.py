@@ -61,7 +61,8 @@ def encode_probes(probes: Sequence[Probe]) -> bytes:
 
 def decode_probes(content: bytes) -> pa.Table:
     """Undo :func:`encode_probes`, as an Arrow table."""
-    return pq.read_table(pa.BufferReader(content), use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)  # it is in memory: reading ahead would only wait for threads
+    return file.read(use_threads=False)
 
 
 def encode_trials(trials: Sequence[Trial]) -> bytes:
