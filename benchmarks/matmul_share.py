@@ -149,7 +149,7 @@ def main() -> None:
             goal=GOAL,
             ours=statistics.median(rates["ours"]) / 1e9,
             theirs=statistics.median(rates["limit"]) / 1e9,
-            command="python benchmarks/matmul_share.py",
+            command=f"python benchmarks/matmul_share.py --rows {arguments.rows} --turns {arguments.turns}",
             note=f"GFLOP/s of a step of {arguments.rows}×{TOKENS} tokens of SmolLM2-135M ({steps.attention} attention, half of the tokens "
             f"labelled) and of a bf16 matmul; {torch.get_num_threads()} threads, {arguments.turns} turns",
             **details,
