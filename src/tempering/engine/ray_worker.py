@@ -57,7 +57,7 @@ class RayWorker:
         return {"environment": describe_environment(), "version": [__version__, CODE_VERSION], "process": os.getpid()}
 
     def run(self, unit: dict[str, Any], parcels: list[dict[str, Any]], content: Content) -> Iterator[dict[str, Any]]:
-        """Run a unit, and say how it goes in the words of :mod:`tempering.engine.messages`; a model that it hardened comes before the result.
+        """Run a unit, and say how it goes in the words of :mod:`tempering.engine.messages`; a model that it hardens goes before its result.
 
         Args:
             unit: what to run.
