@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,7 @@ def cluster() -> Iterator[Any]:
 def toy(tmp_path: Path) -> Plan:
     """Two defences, one of which comes to nothing with one seed, and an attack that kills its worker once, with the other."""
     attack = {"die_once_on": (0,), "marker": str(tmp_path / "died")}
-    plan = make_plan(toy_comparison(tmp_path, {}, {"nan_on": (1,)}, seeds=2, attacks=toy_study(tmp_path, attack).attacks))
-    return plan
+    return make_plan(toy_comparison(tmp_path, {}, {"nan_on": (1,)}, seeds=2, attacks=toy_study(tmp_path, attack).attacks))
 
 
 def on_ray(cluster: Any) -> ExecutorChoice:
@@ -104,7 +104,12 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
     expected = whole(toy, tmp_path)
     staffed: list[str] = []
     start: Callable[..., None] = ray_executor._Crew._start
-    monkeypatch.setattr(ray_executor._Crew, "_start", lambda crew, node: (staffed.append(node.id), start(crew, node)) and None)
+
+    def noted(crew: Any, node: ray_executor.Node) -> None:
+        staffed.append(node.id)
+        start(crew, node)
+
+    monkeypatch.setattr(ray_executor._Crew, "_start", noted)
     doomed = cluster.add_node(num_cpus=1)
     events: list[Event] = []
 
@@ -123,34 +128,46 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
     assert any("Nudge seed 0" in message and "tried once more" in message for message in warnings), warnings
     assert (tmp_path / "died").exists()
     assert len(set(staffed)) == 4
-    assert not list(Path("/tmp").glob("tempering-ray-*"))
+    assert {path.name[-16:] for path in Path(tempfile.gettempdir()).glob("tempering-ray-*")} <= {doomed.node_id[:16]}
 
 
-def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(cluster: Any, tmp_path: Path) -> None:
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+from tempering.engine.executors import ExecutorChoice
+from tempering.engine.run import execute
+from tempering.engine.store import RunStore
+
+run, address, sent, seen = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), []
+
+def on_event(event):
+    seen.append(event.kind)
+    if seen.count("unit_finished") == 2:
+        os.kill(os.getpid(), sent)
+
+try:
+    execute(RunStore(run).plan(), run, executor=ExecutorChoice.of("ray", address), on_event=on_event)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_a_driver_that_is_killed_or_interrupted_is_followed_by_one_that_goes_on(cluster: Any, tmp_path: Path) -> None:
     plan = make_plan(toy_study(tmp_path, {}, {"adapters": True}, seeds=4))
-    program = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from tempering.engine.executors import ExecutorChoice\nfrom tempering.engine.run import execute\n"
-        "from tempering.engine.store import RunStore\n"
-        "seen = []\n"
-        "def on_event(event):\n"
-        "    seen.append(event.kind)\n"
-        "    if seen.count('unit_finished') == 3:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run = Path(sys.argv[1])\n"
-        "execute(RunStore(run).plan(), run, executor=ExecutorChoice.of('ray', sys.argv[2]), on_event=on_event)\n"
-    )
     with RunStore(tmp_path / "run").driving(plan):
         pass
-    command = [sys.executable, "-c", program, str(tmp_path / "run"), cluster.address]
-    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, check=False, timeout=300)
-    assert killed.returncode == -signal.SIGKILL
-    kept = RunStore(tmp_path / "run").tables()
-    assert 3 <= len(kept.units) < len(plan.units)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = [0]
+    for sent, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "run"), cluster.address, str(int(sent))]
+        assert subprocess.run(command, env=environment, check=False, timeout=300).returncode == code
+        done.append(len(RunStore(tmp_path / "run").tables().units))
+        assert done[-2] + 2 <= done[-1] < len(plan.units)
     events: list[Event] = []
     resumed = execute(plan, tmp_path / "run", executor=on_ray(cluster), on_event=events.append)
-    assert [event.kind for event in events].count("unit_reused") == len(kept.units)
+    assert [event.kind for event in events].count("unit_reused") == done[-1]
     assert_same_rows(resumed, execute(plan, tmp_path / "whole", workers=0))
+    assert not list(Path(tempfile.gettempdir()).glob("tempering-ray-*"))  # what the one that was killed left behind too
 
 
 def test_a_unit_that_kills_its_worker_every_time_counts_as_failed(cluster: Any, tmp_path: Path) -> None:
