@@ -55,14 +55,19 @@ def assert_same_rows(one: Tables, other: Tables) -> None:
     assert len(one.units) > 4
 
 
-@pytest.mark.parametrize("cluster", ["debug", "local"])
-def test_jobs_leave_the_rows_of_one_process_and_nothing_else(plan: Plan, whole: Tables, tmp_path: Path, cluster: str) -> None:
+def test_jobs_leave_the_rows_of_one_process_and_nothing_else(plan: Plan, whole: Tables, tmp_path: Path) -> None:
     events: list[Event] = []
-    assert_same_rows(execute(plan, tmp_path / "run", executor=jobs(cluster), on_event=events.append), whole)
+    assert_same_rows(execute(plan, tmp_path / "run", executor=jobs("debug", 2), on_event=events.append), whole)
     kinds = [event.kind for event in events]
     assert kinds.count("unit_started") == len(whole.units)
     assert kinds.count("probe") == len(whole.trajectories)
     assert not (tmp_path / "run" / "jobs").exists()
+
+
+def test_jobs_in_processes_of_their_own_leave_the_same_rows(tmp_path: Path) -> None:
+    plan = make_plan(toy_study(tmp_path, {}, {"adapters": True}, seeds=2))
+    there = execute(plan, tmp_path / "there", executor=jobs("local", 3))
+    assert_same_rows(there, execute(plan, tmp_path / "here", workers=0))
 
 
 def test_a_job_that_dies_takes_one_unit_with_it_at_most(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from support.engine_samples import work
 from support.toy_study import ATTACK
 from tempering import api
 from tempering.engine import executors
-from tempering.engine.agenda import Agenda
 from tempering.engine.executor import lost
 from tempering.engine.executors import ExecutorChoice, SlurmSettings, make_executor
 from tempering.engine.local import LocalExecutor
@@ -117,16 +116,6 @@ def test_a_unit_that_is_sent_away_keeps_its_hash_and_the_type_of_its_device() ->
     sent = pinned(unit)
     assert sent.hash == unit.hash
     assert (sent.work.model.device, sent.work.reference and sent.work.reference.device, sent.work.base) == ("cuda", "cuda", None)
-
-
-def test_an_agenda_takes_back_what_was_taken_too_early() -> None:
-    units = [Unit(work(), seed) for seed in range(3)]
-    agenda = Agenda(units)
-    first = agenda.take()
-    assert first is units[0]
-    agenda.put_first(first)
-    agenda.remove(units[1])
-    assert list(agenda) == [units[0], units[2]]
 
 
 def test_a_unit_that_nobody_lived_to_report_says_how_often_it_was_tried() -> None:

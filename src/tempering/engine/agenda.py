@@ -43,14 +43,6 @@ class Agenda:
         """Run a unit once more, last of all."""
         self._units.append(unit)
 
-    def put_first(self, unit: Unit) -> None:
-        """Give back a unit that was taken too early: it is the next to be taken."""
-        self._units.insert(0, unit)
-
-    def remove(self, unit: Unit) -> None:
-        """Take out a unit whose result was found."""
-        self._units.remove(unit)
-
     def finished(self, unit: Unit, result: UnitResult) -> None:
         """A unit has its result: let those begin that waited for it, or take them out."""
         if unit.work.kind != "harden":

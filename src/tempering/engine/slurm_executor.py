@@ -66,9 +66,9 @@ class SlurmExecutor:
         """Run what is left."""
         queue = _Queue(self._submitit, self._settings, self._most, assignment)
         try:
-            yield from queue.take_up()
+            queue.take_up()
             while queue.is_busy:
-                queue.fill()
+                yield from queue.fill()
                 yield from queue.listen()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -109,6 +109,8 @@ class _Queue:
     assignment: Assignment
     jobs: list[_Job] = field(default_factory=list)
     deaths: Counter[str] = field(default_factory=Counter)
+    found: dict[str, Finished] = field(default_factory=dict)
+    held: Unit | None = None
     unborn: int = 0
 
     def __post_init__(self) -> None:
@@ -119,26 +121,27 @@ class _Queue:
     @property
     def is_busy(self) -> bool:
         """Whether anything is left or under way."""
-        return bool(self.agenda) or bool(self.jobs)
+        return bool(self.agenda) or bool(self.jobs) or self.held is not None
 
-    def take_up(self) -> Iterator[Finished]:
-        """What jobs of an earlier driver have finished, and it did not live to commit. They are given up, whatever they are at."""
+    def take_up(self) -> None:
+        """Read what jobs of an earlier driver have finished, and it did not live to commit. They are given up, whatever they are at."""
         pending = {unit.hash: unit for unit in self.agenda}
         for folder in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
             (folder / UNITS).unlink(missing_ok=True)
             environment = None
             for message in Listener(folder).messages():
                 environment = message.get("environment", environment)
-                if message["kind"] == "result" and (unit := pending.pop(message["unit"], None)) is not None:
-                    self.agenda.remove(unit)
-                    result = UnitResult.from_json(message["result"])
-                    self.agenda.finished(unit, result)
-                    yield Finished(unit, result, environment)
+                if message["kind"] == "result" and (unit := pending.get(message["unit"])) is not None:
+                    self.found[unit.hash] = Finished(unit, UnitResult.from_json(message["result"]), environment)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def fill(self) -> None:
-        """Hand over jobs as long as there are units that wait for nothing, and room in the queue."""
-        while len(self.jobs) < self.most and (batch := self._batch()):
+    def fill(self) -> Iterator[Finished]:
+        """Hand over jobs as long as there are units that wait for nothing, and room in the queue; what was found finished is so at once."""
+        while len(self.jobs) < self.most:
+            batch: list[Unit] = []
+            yield from self._collect(batch)
+            if not batch:
+                return
             self._submit(batch)
 
     def listen(self) -> Iterator[Finished]:
@@ -159,17 +162,20 @@ class _Queue:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _batch(self) -> list[Unit]:
-        """The next units for one job; a training goes alone, since others wait for it."""
-        batch: list[Unit] = []
-        while len(batch) < self.settings.units and (unit := self.agenda.take()) is not None:
-            if unit.work.kind == "harden":
-                if batch:
-                    self.agenda.put_first(unit)
-                    break
-                return [unit]
-            batch.append(unit)
-        return batch
+    def _collect(self, batch: list[Unit]) -> Iterator[Finished]:
+        """Put the next units of one job into a list; a training goes alone, since others wait for it."""
+        while len(batch) < self.settings.units and (unit := self.held or self.agenda.take()) is not None:
+            self.held = None
+            if (found := self.found.pop(unit.hash, None)) is not None:
+                self.agenda.finished(unit, found.result)
+                yield found
+            elif unit.work.kind == "harden" and batch:
+                self.held = unit
+                return
+            else:
+                batch.append(unit)
+                if unit.work.kind == "harden":
+                    return
 
     def _submit(self, batch: list[Unit]) -> None:
         folder = self.folder / uuid.uuid4().hex[:12]
