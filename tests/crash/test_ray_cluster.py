@@ -99,7 +99,7 @@ def test_an_organism_and_its_defended_model_are_sent_to_nodes_that_have_neither(
 
 
 def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
-    cluster: Any, toy: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, toy: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     expected = whole(toy, tmp_path)
     staffed: list[str] = []
@@ -124,6 +124,7 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
             cluster.add_node(num_cpus=1)
 
     assert_same_rows(execute(toy, tmp_path / "ray", executor=on_ray(cluster), on_event=on_event), expected)
+    assert capfd.readouterr().out == ""  # that is for results
     warnings = [event.message for event in events if event.kind == "warning"]
     assert any("Nudge seed 0" in message and "tried once more" in message for message in warnings), warnings
     assert (tmp_path / "died").exists()

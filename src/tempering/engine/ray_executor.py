@@ -17,8 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tempering import __version__
-from tempering.engine.environment import usable_cores
+from tempering.engine.environment import describe_environment, usable_cores
 from tempering.engine.executor import TRIES, Assignment, Finished, lost
 from tempering.engine.local import memory_of_worker
 from tempering.engine.messages import heard
@@ -247,9 +246,10 @@ class _Crew:
 
     def _welcome(self, hand: _Hand, greeting: dict[str, Any]) -> None:
         """Take a worker on, and give it its first unit."""
-        if greeting["version"] != [__version__, CODE_VERSION]:
-            theirs, ours = ("{} (code {})".format(*version) for version in (greeting["version"], (__version__, CODE_VERSION)))
-            raise TemperingError(f"a node of the Ray cluster has tempering {theirs}, and the driver {ours}", "install the same everywhere")
+        theirs, ours = (greeting["environment"]["tempering"], greeting["code"]), (describe_environment()["tempering"], CODE_VERSION)
+        if theirs != ours:
+            versions = "a node of the Ray cluster has tempering {} (code {}), and the driver {} (code {})".format(*theirs, *ours)
+            raise TemperingError(versions, "install the same everywhere")
         hand.environment, hand.awaited = greeting["environment"], None
         self._give_next(hand)
 
@@ -354,7 +354,15 @@ def _connected(address: str | None) -> tuple[Any, bool]:
             f"cannot join the Ray cluster at {address}: {one_line(str(error)) or type(error).__name__}",
             "start one with: ray start --head, or leave --address out",
         ) from error
+    _silence(ray)
     return ray, True
+
+
+def _silence(ray: Any) -> None:
+    """Keep what Ray says of dead nodes off standard output, which is for results; ``log_to_driver`` does not, and events tell it."""
+    module: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(module, "print_to_stdstream"):
+        module.print_to_stdstream = lambda *arguments, **options: None
 
 
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}

@@ -49,12 +49,11 @@ class RayWorker:
         self._threads = threads
 
     def greet(self) -> dict[str, Any]:
-        """What this worker is: ``environment``, ``version`` of the package and of its code, and its process."""
-        from tempering import __version__
+        """What this worker is: its ``environment``, and the version of the ``code`` that computes results."""
         from tempering.engine.environment import describe_environment
         from tempering.engine.units import CODE_VERSION
 
-        return {"environment": describe_environment(), "version": [__version__, CODE_VERSION], "process": os.getpid()}
+        return {"environment": describe_environment(), "code": CODE_VERSION}
 
     def run(self, unit: dict[str, Any], parcels: list[dict[str, Any]], content: Content) -> Iterator[dict[str, Any]]:
         """Run a unit, and say how it goes in the words of :mod:`tempering.engine.messages`; a model that it hardens goes before its result.

@@ -216,7 +216,7 @@ class _Queue:
             self.unborn += 1
             if self.unborn >= TRIES:
                 raise TemperingError(f"Slurm jobs end before they begin: {words}", "see that tempering is installed on the nodes")
-        for unit in job.units.values():
+        for unit in sorted(job.units.values(), key=lambda unit: unit is job.begun):  # that one last of all
             self.deaths[unit.hash] += unit is job.begun
             if self.deaths[unit.hash] < TRIES:
                 self.agenda.put_back(unit)
