@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from support.toy_study import toy_comparison, toy_study
-from tempering.engine import slurm_executor
+from tempering.engine import slurm_executor, worker
 from tempering.engine.events import Event
 from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.results import Tables
 from tempering.engine.run import execute
-from tempering.engine.slurm_job import MESSAGES, UNITS, Listener
+from tempering.engine.slurm_job import MESSAGES, UNITS, Listener, main
+from tempering.engine.store import RunStore
 from tempering.engine.units import Plan
 from tempering.errors import TemperingError, UnusableData
 
@@ -108,28 +109,19 @@ def test_what_jobs_of_a_driver_that_was_killed_have_finished_is_taken_up(plan: P
 
 def execute_nothing(plan: Plan, directory: Path) -> None:
     """A run directory in which nothing is done yet."""
-    from tempering.engine.store import RunStore
-
     with RunStore(directory).driving(plan):
         pass
 
 
 def test_a_job_that_was_given_up_stops_before_its_next_unit(plan: Plan, tmp_path: Path) -> None:
-    from tempering.engine.slurm_job import main
-
     orders = {"threads": 1, "models": str(tmp_path / "models"), "units": [unit.as_json() for unit in plan.units if not unit.defended][:2]}
     (tmp_path / UNITS).write_text(json.dumps(orders))
 
-    class Heard(Listener):
-        pass
-
     unlinked = (tmp_path / UNITS).unlink
-    from tempering.engine import worker
-
     run = worker.Worker.run
 
     def once(self: Any, *arguments: Any) -> Any:
-        unlinked()
+        unlinked(missing_ok=True)
         return run(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
