@@ -142,8 +142,9 @@ def main() -> None:
     """Measure, simulate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--units", type=int, default=12)
+    parser.add_argument("--units", type=int, default=11, help="beside the reference; odd, so that two workers share them evenly")
     arguments = parser.parse_args()
+    command = f"{COMMAND} --turns {arguments.turns} --units {arguments.units}"
     torch.set_num_threads(1)
     plan = plan_of(arguments.units)
     runs: dict[int, list[Run]] = {1: [], 2: []}
@@ -155,7 +156,7 @@ def main() -> None:
             return runs[workers][-1].seconds
 
         pairs = list(take_turns(lambda: seconds(2), lambda: seconds(1), arguments.turns))
-    write_result("ray", measured(pairs, runs), *simulated(runs))
+    write_result("ray", *({**case, "command": command} for case in (measured(pairs, runs), *simulated(runs))))
 
 
 def measured(pairs: list[tuple[float, float]], runs: dict[int, list[Run]]) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def measured(pairs: list[tuple[float, float]], runs: dict[int, list[Run]]) -> di
     busy = {workers: statistics.median(sum(run.units) / (workers * run.seconds) for run in done) for workers, done in runs.items()}
     note = (
         f"seconds of {len(runs[1][0].units)} units of full_finetune (20 steps) on organism:tiny, by twice those of two workers; "
-        f"{len(pairs)} turns; workers' time spent in units: {busy[1]:.1%} of one worker's, {busy[2]:.1%} of two's. "
+        f"{len(pairs)} turns; whole units allow two workers {_evenly(len(runs[1][0].units)):.2f} at most; workers' time spent in units: {busy[1]:.1%} of one worker's, {busy[2]:.1%} of two's. "
         "A miss with both shares near one is the machine's: two busy cores slow each other, and other programs ran"
     )
     return result(
@@ -176,6 +177,11 @@ def measured(pairs: list[tuple[float, float]], runs: dict[int, list[Run]]) -> di
         note=note,
         busy={str(workers): round(share, 4) for workers, share in busy.items()},
     )
+
+
+def _evenly(units: int) -> float:
+    """Efficiency of two workers that share equal units as well as whole units can be shared."""
+    return units / (2 * ((units + 1) // 2))
 
 
 def simulated(runs: dict[int, list[Run]]) -> list[dict[str, Any]]:
