@@ -164,7 +164,8 @@ def measured(pairs: list[tuple[float, float]], runs: dict[int, list[Run]]) -> di
     busy = {workers: statistics.median(sum(run.units) / (workers * run.seconds) for run in done) for workers, done in runs.items()}
     note = (
         f"seconds of {len(runs[1][0].units)} units of full_finetune (20 steps) on organism:tiny, by twice those of two workers; "
-        f"{len(pairs)} turns; whole units allow two workers {_evenly(len(runs[1][0].units)):.2f} at most; workers' time spent in units: {busy[1]:.1%} of one worker's, {busy[2]:.1%} of two's. "
+        f"{len(pairs)} turns; whole units allow two workers {_evenly(len(runs[1][0].units)):.2f} at most; "
+        f"workers' time spent in units: {busy[1]:.1%} of one worker's, {busy[2]:.1%} of two's. "
         "A miss with both shares near one is the machine's: two busy cores slow each other, and other programs ran"
     )
     return result(
