@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tempering import organisms, registry
 from tempering.economics.power import MULTIPLIER, POWER
 from tempering.economics.prices import load_price_book
+from tempering.engine.executors import LOCAL, ExecutorChoice
 from tempering.engine.store import RunStore
 from tempering.flags import make_study, reread, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
@@ -40,6 +41,7 @@ __all__ = [
     "base_check_study",
     "build_organism",
     "check_base",
+    "executor_choice",
     "list_methods",
     "list_models",
     "make_report",
@@ -81,6 +83,7 @@ def audit(
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
+    executor: str | ExecutorChoice = "local",
     on_event: Watcher | None = None,
 ) -> Run:
     """Price one model: run the attacks against it, and say what the cheapest break costs.
@@ -105,7 +108,8 @@ def audit(
         prompts: held-out prompts of each role in a probe, at most.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
-        workers: processes at work at once; chosen by cores and memory unless told.
+        workers: workers at work at once; chosen by cores and memory unless told.
+        executor: where units are computed: ``"local"``, ``"ray"``, ``"slurm"``, or what :func:`executor_choice` makes of more than a name.
         on_event: is told of everything that happens.
 
     Returns:
@@ -114,6 +118,7 @@ def audit(
     Raises:
         TemperingError: something in the arguments cannot be used; the message is one line.
     """
+    where = executor_choice(executor)
     study = make_study(
         model,
         data=data,
@@ -134,7 +139,22 @@ def audit(
         accelerator=accelerator,
         price_book=price_book,
     )
-    return run_study(study, out=out, workers=workers, on_event=on_event)
+    return run_study(study, out=out, workers=workers, executor=where, on_event=on_event)
+
+
+def executor_choice(executor: str | ExecutorChoice = "local", address: str | None = None, slurm: str | None = None) -> ExecutorChoice:
+    """Where units are computed.
+
+    Args:
+        executor: ``local``, ``ray`` or ``slurm``.
+        address: of the Ray cluster: ``host:port``, or ``auto`` for the one that runs on this machine; with none a cluster is started
+            here for as long as the run takes.
+        slurm: what each Slurm job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
+
+    Raises:
+        InvalidStudy: there is no such executor, or what is said belongs to another one.
+    """
+    return ExecutorChoice.of(executor, address, slurm)
 
 
 def check_base(
@@ -192,6 +212,7 @@ def run_study(
     *,
     out: str | Path | None = None,
     workers: int | None = None,
+    executor: str | ExecutorChoice = LOCAL,
     on_event: Watcher | None = None,
 ) -> Run:
     """Run a study, or what is left of it, and write its report. Organisms that are not on this machine yet are grown first.
@@ -200,6 +221,7 @@ def run_study(
         study: a study, or the YAML file that holds one.
         out: run directory; ``runs/<name>-<hash>`` unless told. A run of the same study that is there already is continued.
         workers: processes at work at once; chosen by cores and memory unless told.
+        executor: where they are, as :func:`audit` takes it.
         on_event: is told of everything that happens.
 
     Raises:
@@ -207,25 +229,33 @@ def run_study(
     """
     from tempering.engine.run import execute
 
+    where = executor_choice(executor)
     study = validate_study(study)  # before minutes go into growing an organism
     grow_all(study, on_event=on_event)
     directory = study_directory(study, out)
-    execute(plan_study(study), directory, workers=workers, on_event=on_event)
+    execute(plan_study(study), directory, workers=workers, executor=where, on_event=on_event)
     return make_report(directory)
 
 
-def resume(directory: str | Path, *, workers: int | None = None, on_event: Watcher | None = None) -> Run:
+def resume(
+    directory: str | Path,
+    *,
+    workers: int | None = None,
+    executor: str | ExecutorChoice = LOCAL,
+    on_event: Watcher | None = None,
+) -> Run:
     """Compute what an interrupted run still lacks, and write its report.
 
     Args:
         directory: the run directory.
         workers: processes at work at once; chosen by cores and memory unless told.
+        executor: where they are, as :func:`audit` takes it.
         on_event: is told of everything that happens.
 
     Raises:
         StoreProblem: there is no run in the directory.
     """
-    return run_study(RunStore(directory).study(), out=directory, workers=workers, on_event=on_event)
+    return run_study(RunStore(directory).study(), out=directory, workers=workers, executor=executor, on_event=on_event)
 
 
 def make_report(

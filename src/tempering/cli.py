@@ -23,6 +23,7 @@ from tempering.cli_options import (
     DIRECTORY,
     RESUME,
     AcceleratorOption,
+    AddressOption,
     AttacksOption,
     BaseOption,
     BudgetOption,
@@ -31,12 +32,14 @@ from tempering.cli_options import (
     DirectoryArgument,
     DtypeOption,
     EpsilonOption,
+    ExecutorOption,
     JsonOption,
     ModelArgument,
     OutOption,
     PriceBookOption,
     PromptsOption,
     SearchOption,
+    SlurmOption,
     StudyArgument,
     TauOption,
     TemplateOption,
@@ -158,6 +161,9 @@ def audit(
     unguarded: UnguardedOption = None,
     base: BaseOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    slurm: SlurmOption = None,
     trust_remote_code: TrustOption = False,
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
@@ -167,6 +173,7 @@ def audit(
     with progress_display(f"auditing {model}") as display:
         from tempering import api
 
+        where = api.executor_choice(executor, address, slurm)
         more: dict[str, Any] = {"accelerator": accelerator} if accelerator else {}
         study = api.make_study(
             model,
@@ -189,7 +196,7 @@ def audit(
             **more,
         )
         context.meta[DIRECTORY] = api.study_directory(study, out)
-        run = api.run_study(study, out=out, workers=workers, on_event=display.on_event)
+        run = api.run_study(study, out=out, workers=workers, executor=where, on_event=display.on_event)
     show(run, as_json)
 
 
@@ -248,26 +255,43 @@ cli_harden.register(app)
 
 @app.command()
 def run(
-    context: typer.Context, study: StudyArgument, out: OutOption = None, workers: WorkersOption = None, as_json: JsonOption = False
+    context: typer.Context,
+    study: StudyArgument,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    slurm: SlurmOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a study file."""
     with progress_display(f"running {study}") as display:
         from tempering import api
 
+        where = api.executor_choice(executor, address, slurm)
         read = api.read_study(study)
         context.meta[DIRECTORY] = api.study_directory(read, out)
-        finished = api.run_study(read, out=out, workers=workers, on_event=display.on_event)
+        finished = api.run_study(read, out=out, workers=workers, executor=where, on_event=display.on_event)
     show(finished, as_json)
 
 
 @app.command()
-def resume(context: typer.Context, directory: DirectoryArgument, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    context: typer.Context,
+    directory: DirectoryArgument,
+    workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    slurm: SlurmOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Compute what an interrupted run still lacks."""
     with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
+        where = api.executor_choice(executor, address, slurm)
         context.meta[DIRECTORY] = directory
-        finished = api.resume(directory, workers=workers, on_event=display.on_event)
+        finished = api.resume(directory, workers=workers, executor=where, on_event=display.on_event)
     show(finished, as_json)
 
 

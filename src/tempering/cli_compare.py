@@ -9,6 +9,7 @@ import typer
 from tempering.cli_options import (
     DIRECTORY,
     AcceleratorOption,
+    AddressOption,
     AttacksOption,
     BaseOption,
     BudgetOption,
@@ -16,12 +17,14 @@ from tempering.cli_options import (
     DeviceOption,
     DtypeOption,
     EpsilonOption,
+    ExecutorOption,
     JsonOption,
     ModelArgument,
     OutOption,
     PriceBookOption,
     PromptsOption,
     SearchOption,
+    SlurmOption,
     TauOption,
     TemplateOption,
     ThreatModelOption,
@@ -64,6 +67,9 @@ def compare(
     unguarded: UnguardedOption = None,
     base: BaseOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    slurm: SlurmOption = None,
     trust_remote_code: TrustOption = False,
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
@@ -74,6 +80,7 @@ def compare(
         from tempering import api
         from tempering.comparison import comparison_study
 
+        where = api.executor_choice(executor, address, slurm)
         more = {"accelerator": accelerator} if accelerator else {}
         study = comparison_study(
             model,
@@ -98,5 +105,5 @@ def compare(
             **more,
         )
         context.meta[DIRECTORY] = api.study_directory(study, out)
-        run = api.run_study(study, out=out, workers=workers, on_event=display.on_event)
+        run = api.run_study(study, out=out, workers=workers, executor=where, on_event=display.on_event)
     show(run, as_json)

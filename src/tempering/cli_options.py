@@ -40,6 +40,12 @@ OutOption = Annotated[Path | None, option("--out", "DIR", "Run directory; runs/<
 WorkersOption = Annotated[
     int | None, option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", min=0)
 ]
+ExecutorOption = Annotated[
+    str,
+    option("--executor", "local|ray|slurm", "Where units are computed: here, on a Ray cluster, in Slurm jobs.", default=True),
+]
+AddressOption = Annotated[str | None, option("--address", "HOST:PORT", "The Ray cluster; auto: the one here; none: one for this run.")]
+SlurmOption = Annotated[str | None, option("--slurm", "NAME=V,…", "Of a job: partition, account, time, gpus, cpus, memory, units.")]
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.")]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering import api
+from tempering.engine.executors import ExecutorChoice
 from tempering.flags import make_study
 from tempering.growing import Watcher
 from tempering.result import Run
@@ -23,6 +24,7 @@ def compare(
     attacks: Methods = "quick",
     out: str | Path | None = None,
     workers: int | None = None,
+    executor: str | ExecutorChoice = "local",
     on_event: Watcher | None = None,
     **settings: Any,
 ) -> Run:
@@ -34,6 +36,7 @@ def compare(
         attacks: ``"quick"``, ``"all"``, names, or a list, as :func:`tempering.audit` takes them.
         out: run directory; ``runs/compare-<name>-<hash>`` unless told. The hardened models stay in its folder ``models``.
         workers: processes at work at once; chosen by cores and memory unless told.
+        executor: where they are, as :func:`tempering.audit` takes it.
         on_event: is told of everything that happens.
         settings: further arguments of :func:`tempering.audit` (``data, seeds, budget, tau, epsilon, search, threat_model`` and so on), and
             ``utility_floor``: a defence's training must leave this share of the model's utility.
@@ -45,7 +48,7 @@ def compare(
         TemperingError: something in the arguments cannot be used; the message is one line.
     """
     study = comparison_study(model, defenses=defenses, attacks=attacks, **settings)
-    return api.run_study(study, out=out, workers=workers, on_event=on_event)
+    return api.run_study(study, out=out, workers=workers, executor=executor, on_event=on_event)
 
 
 def comparison_study(model: str = "organism:tiny", *, defenses: Methods = "all", **settings: Any) -> Study:

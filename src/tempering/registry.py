@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tempering.errors import InvalidStudy, UnknownName
+from tempering.relocation import located
 
 KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator"}
 """Folder of each kind of method, with its singular for messages."""
@@ -149,7 +150,7 @@ def _methods_in(module: ModuleType) -> dict[str, Any]:
 
 def _from_file(kind: str, name: str) -> Any:
     location, _, class_name = name.rpartition(":")
-    path = Path(location)
+    path = located(location) or Path(location)
     if not path.is_file():
         raise InvalidStudy(f"no file {location} for the {KINDS[kind]} {name!r}")
     methods = _methods_in(_executed(path, kind))

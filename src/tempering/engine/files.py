@@ -42,6 +42,15 @@ def flush_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def flush_file(path: Path) -> None:
+    """Wait until the disk has what a file holds."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in place of whatever stands there, so that a reader sees the old one or the new one, whole."""
     aside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")

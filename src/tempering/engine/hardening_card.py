@@ -19,6 +19,7 @@ from tempering.engine.files import write_durably
 from tempering.engine.hardening_folder import file_sha256
 from tempering.engine.loading import unguarded_choice
 from tempering.models import Target
+from tempering.relocation import located
 from tempering.study import ModelChoice
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def write_card(record: dict[str, Any], folder: Path) -> None:
 
 def shortened(reference: str) -> str:
     """A reference as a card shows it: of a path that exists, its last part."""
-    path = Path(reference).expanduser()
+    path = located(reference) or Path(reference).expanduser()
     return reference if organisms.is_organism(reference) or not path.exists() else path.resolve().name
 
 

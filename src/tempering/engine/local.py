@@ -14,23 +14,21 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from tempering import errors
 from tempering.engine.agenda import Agenda
 from tempering.engine.channel import Channel
 from tempering.engine.environment import available_memory, usable_cores
-from tempering.engine.results import NO_SPEND, Probe, Trial, UnitResult, one_line
-from tempering.engine.units import PlannedTarget, Unit
+from tempering.engine.executor import TRIES, Assignment, Finished, Watcher, lost
+from tempering.engine.messages import heard, rebuilt
+from tempering.engine.results import Probe, Trial, UnitResult, one_line
+from tempering.engine.units import Plan, PlannedTarget, Unit
 from tempering.errors import TemperingError
-
-TRIES = 2
-"""How often a unit is started before the death of its worker counts as its failure."""
 
 PROCESS_BYTES = 3 * 2**29
 """Memory of a worker beside the model: interpreter, libraries, activations of a probe (1.5 GiB)."""
@@ -41,57 +39,63 @@ TRAINING_BYTES = 16
 EXIT_SECONDS = 10.0
 """How long a worker that has closed its connection may take to end."""
 
-Finished = tuple[Unit, UnitResult]
+
+class LocalExecutor:
+    """Runs units in worker processes of this machine, or in this very process."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        """Choose where.
+
+        Args:
+            workers: worker processes; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
+        """
+        self._workers = workers
+        self._usable = 1
+
+    def threads(self, plan: Plan) -> int:
+        """The cores of this machine, divided among as many workers as there should be."""
+        self._usable = usable_workers(len(plan.units), plan.targets)
+        return max(1, usable_cores() // self._usable)
+
+    def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
+        """Run what is left."""
+        if self._workers == 0:
+            return run_here(assignment)
+        return run_in_processes(assignment, self._workers or self._usable)
+
+    def close(self) -> None:
+        """Nothing is held beyond a run."""
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Whom an executor tells how its units go.
+def memory_of_worker(targets: Iterable[PlannedTarget]) -> int:
+    """Bytes that a worker takes: its process, and the largest of the models with what training that adds.
 
-    Attributes:
-        started: a unit was given to a worker.
-        probed: a unit's probe is done: its cumulative spend and its measurements.
-        searched: a trial of a unit's search is over: its number, from 0, and its outcome on the attacker's own prompts.
-        trained: the training of a defence goes on: optimizer steps done, steps in all, and a warning or ``""``.
+    A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
+    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more.
     """
-
-    started: Callable[[Unit], None] = lambda unit: None
-    probed: Callable[[Unit, dict[str, float], dict[str, float]], None] = lambda unit, spend, measurements: None
-    searched: Callable[[Unit, int, str], None] = lambda unit, number, outcome: None
-    trained: Callable[[Unit, int, int, str], None] = lambda unit, done, total, warning: None
+    added = [target.weight_bytes + max(TRAINING_BYTES * target.parameters, target.hardening_bytes) for target in targets]
+    return PROCESS_BYTES + max(added, default=0)
 
 
 def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     """How many workers there should be: one a core, no more than units, and only as many as fit into memory.
-
-    A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
-    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more.
 
     Args:
         units: units to run.
         targets: the models they attack; the largest decides.
     """
     targets = list(targets)
-    trained = [max(TRAINING_BYTES * target.parameters, target.hardening_bytes) for target in targets]
-    need = PROCESS_BYTES + max((target.weight_bytes + most for target, most in zip(targets, trained, strict=True)), default=0)
     memory = _accelerator_memory() if any(target.device == "cuda" for target in targets) else available_memory()
-    fitting = memory // need if memory else 1
+    fitting = memory // memory_of_worker(targets) if memory else 1
     return max(1, min(usable_cores(), units, fitting))
 
 
-def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Generator[Finished, None, None]:
-    """Run units one after the other in this process.
-
-    Args:
-        agenda: what to run.
-        watcher: told how they go.
-        threads: to compute with.
-        models: folder of the defended models.
-    """
+def run_here(assignment: Assignment) -> Generator[Finished, None, None]:
+    """Run units one after the other in this process."""
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
 
-    worker = Worker(models)
-    with reproducible(threads):
+    agenda, watcher, worker = assignment.agenda, assignment.watcher, Worker(assignment.models)
+    with reproducible(assignment.threads):
         while (unit := agenda.take()) is not None:
             watcher.started(unit)
 
@@ -103,28 +107,25 @@ def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Ge
 
             result = worker.run(unit, tell, told, partial(watcher.trained, unit))
             agenda.finished(unit, result)
-            yield unit, result
+            yield Finished(unit, result)
 
 
-def run_in_processes(agenda: Agenda, watcher: Watcher, threads: int, workers: int, models: Path) -> Generator[Finished, None, None]:
+def run_in_processes(assignment: Assignment, workers: int) -> Generator[Finished, None, None]:
     """Run units in worker processes and yield each as it finishes.
 
     A unit whose worker is killed is tried once more, last of all, and then counts as failed. A worker for whom everything that is left
     has to wait sits idle until another has finished. Closing the generator ends the workers at once; they hold nothing that matters.
 
     Args:
-        agenda: what to run.
-        watcher: told how they go.
-        threads: for each worker to compute with.
+        assignment: what to run.
         workers: how many processes.
-        models: folder of the defended models.
 
     Raises:
         TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
     """
-    pool = _Pool(agenda, watcher, threads, models)
+    pool = _Pool(assignment.agenda, assignment.watcher, assignment.threads, assignment.models)
     try:
-        for _ in range(min(workers, len(agenda))):
+        for _ in range(min(workers, len(assignment.agenda))):
             pool.start_worker()
         while pool.workers:
             yield from pool.wait()
@@ -201,24 +202,15 @@ class _Pool:
         self.selector.close()
 
     def _hear(self, worker: _Process, message: dict[str, Any]) -> Iterator[Finished]:
-        unit = worker.unit
         if message["kind"] == "ready":
             worker.ready = True
-        elif message["kind"] == "error":
-            raise _rebuilt(message)
-        elif unit is not None and message["kind"] == "started":
-            self.watcher.started(unit)
-        elif unit is not None and message["kind"] == "probe":
-            self.watcher.probed(unit, message["spend"], message["measurements"])
-        elif unit is not None and message["kind"] == "trial":
-            self.watcher.searched(unit, message["number"], message["outcome"])
-        elif unit is not None and message["kind"] == "training":
-            self.watcher.trained(unit, message["done"], message["total"], message["warning"])
-        elif unit is not None and message["kind"] == "result":
-            result = UnitResult.from_json(message["result"])
+            return
+        if message["kind"] == "error":
+            raise rebuilt(message)
+        if (unit := worker.unit) is not None and (result := heard(message, unit, self.watcher)) is not None:
             worker.unit = None
             self._finished(unit, result)
-            yield unit, result
+            yield Finished(unit, result)
 
     def _finished(self, unit: Unit, result: UnitResult) -> None:
         """Take in a result and give work to everyone who has none, since others may have waited for it."""
@@ -261,26 +253,16 @@ class _Pool:
             else:
                 result = _failed(code, words)
                 self._finished(unit, result)
-                yield unit, result
+                yield Finished(unit, result)
         if self.agenda:
             self.start_worker()
 
 
 def _failed(code: int, words: str) -> UnitResult:
-    """The result of a unit that nobody lived to report."""
+    """The result of a unit whose worker process died of it."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     cause = "; out of memory is the usual cause" if code == -9 else f": {words}" if words else ""
-    return UnitResult("failed", f"the worker process {how}, {TRIES} times{cause}", [], dict(NO_SPEND), 0.0)
-
-
-def _rebuilt(message: dict[str, Any]) -> Exception:
-    """A worker's exception, in the driver: the user's errors as they were, defects with the worker's traceback."""
-    kind = getattr(errors, message["type"], None)
-    if isinstance(kind, type) and issubclass(kind, TemperingError):
-        error = kind.__new__(kind)
-        Exception.__init__(error, message["message"])
-        return error
-    return RuntimeError(f"a worker failed:\n{message['traceback']}")
+    return lost(f"process {how}", cause)
 
 
 def _environment() -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tempering.engine.agenda import Agenda, dependents
 from tempering.engine.defended import MODELS, is_trained
-from tempering.engine.environment import describe_environment, usable_cores
+from tempering.engine.environment import describe_environment
 from tempering.engine.events import Event, EventKind
-from tempering.engine.local import Watcher, run_here, run_in_processes, usable_workers
+from tempering.engine.executor import Assignment, Finished, Watcher
+from tempering.engine.executors import LOCAL, ExecutorChoice, make_executor
 from tempering.engine.results import Tables
 from tempering.engine.store import RunStore
 from tempering.engine.units import Estimate, Plan, Unit, Work
@@ -20,7 +23,14 @@ from tempering.engine.units import Estimate, Plan, Unit, Work
 OnEvent = Callable[[Event], None]
 
 
-def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on_event: OnEvent | None = None) -> Tables:
+def execute(
+    plan: Plan,
+    directory: Path | str,
+    *,
+    workers: int | None = None,
+    executor: ExecutorChoice = LOCAL,
+    on_event: OnEvent | None = None,
+) -> Tables:
     """Compute what the run directory does not hold yet, and read everything back.
 
     Ctrl-C or a kill at any moment loses the units in flight and nothing else; calling this again goes on from there.
@@ -28,7 +38,8 @@ def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on
     Args:
         plan: from :func:`tempering.engine.plan.make_plan`.
         directory: the run directory; made where there is none.
-        workers: worker processes; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
+        workers: workers at work at once; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
+        executor: where they are.
         on_event: told everything that happens.
 
     Returns:
@@ -36,39 +47,61 @@ def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on
 
     Raises:
         StoreProblem: the directory cannot be written, is held by another process, or belongs to another study.
-        TemperingError: a model or the data cannot be loaded, or is no longer what was planned.
+        TemperingError: a model or the data cannot be loaded, or is no longer what was planned; or there is nothing to compute with.
     """
     store = RunStore(directory)
     if on_event is not None:
         tell = on_event
         store.warn = lambda message: tell(Event("warning", message=message))
-    return drive(plan, store, workers=workers, on_event=on_event)
+    return drive(plan, store, workers=workers, executor=executor, on_event=on_event)
 
 
-def drive(plan: Plan, store: RunStore, *, workers: int | None = None, on_event: OnEvent | None = None) -> Tables:
+def drive(
+    plan: Plan, store: RunStore, *, workers: int | None = None, executor: ExecutorChoice = LOCAL, on_event: OnEvent | None = None
+) -> Tables:
     """:func:`execute`, on a store that is open already."""
-    most = usable_workers(len(plan.units), plan.targets)
-    with store.driving(plan, threads=max(1, usable_cores() // most)) as threads:
-        environment = store.record_environment({**describe_environment(), "threads": threads})
+    with closing(make_executor(executor, workers)) as doing, store.driving(plan, threads=doing.threads(plan)) as threads:
+        environments = _Environments(store, threads)
         progress = _Progress(plan, on_event or (lambda event: None))
         progress.tell("planned")
-        models = store.directory / MODELS
-        agenda = _left(plan, store, models, progress)
-        watcher = Watcher(lambda unit: progress.tell("unit_started", unit), progress.probed, progress.searched, progress.trained)
-        here = workers == 0
-        with closing(
-            run_here(agenda, watcher, threads, models) if here else run_in_processes(agenda, watcher, threads, workers or most, models)
-        ) as results:
-            for unit, result in results:
-                store.commit(unit, result, environment)
-                failed = result.status == "failed"
-                message = f"no direction: {result.error}" if result.status == "no_direction" else result.error
-                progress.finished("unit_failed" if failed else "unit_finished", unit, message=message)
-                if failed and unit.work.kind == "harden":
-                    progress.left_out(unit)
+        agenda = _left(plan, store, store.directory / MODELS, progress)
+        assignment = Assignment(agenda, progress.watcher(), threads, store.directory, plan.targets)
+        with closing(doing.run(assignment)) as finished:
+            for done in finished:
+                _keep(done, store, environments, progress)
         tables = store.tables(plan)
         progress.tell("finished")
         return tables
+
+
+def _keep(done: Finished, store: RunStore, environments: _Environments, progress: _Progress) -> None:
+    """Commit a result, and tell of it."""
+    unit, result = done.unit, done.result
+    store.commit(unit, result, environments.digest(done.environment))
+    failed = result.status == "failed"
+    message = f"no direction: {result.error}" if result.status == "no_direction" else result.error
+    progress.finished("unit_failed" if failed else "unit_finished", unit, message=message)
+    if failed and unit.work.kind == "harden":
+        progress.left_out(unit)
+
+
+class _Environments:
+    """What the results of this run are computed with, here and on other machines; each is kept once."""
+
+    def __init__(self, store: RunStore, threads: int) -> None:
+        """Keep what this process is."""
+        self._store, self._threads = store, threads
+        self._digests: dict[str, str] = {}
+        self._here = self.digest(describe_environment())
+
+    def digest(self, environment: dict[str, Any] | None) -> str:
+        """What manifests name an environment by; ``None`` is this process's."""
+        if environment is None:
+            return self._here
+        key = json.dumps(environment, sort_keys=True)
+        if key not in self._digests:
+            self._digests[key] = self._store.record_environment({**environment, "threads": self._threads})
+        return self._digests[key]
 
 
 def _left(plan: Plan, store: RunStore, models: Path, progress: _Progress) -> Agenda:
@@ -140,6 +173,16 @@ class _Progress:
                 trials_total=search.settings.trials if search else 0,
                 message=message,
             )
+        )
+
+    def watcher(self) -> Watcher:
+        """What an executor tells of its units."""
+        return Watcher(
+            started=lambda unit: self.tell("unit_started", unit),
+            probed=self.probed,
+            searched=self.searched,
+            trained=self.trained,
+            warned=lambda message: self.tell("warning", message=message),
         )
 
     def searched(self, unit: Unit, number: int, outcome: str) -> None:

@@ -13,8 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,6 @@ from tempering.engine.channel import Channel
 
 PR_SET_PDEATHSIG = 1
 """``prctl`` option of Linux: the signal to get when the parent dies."""
-
-TRAINING_SECONDS = 0.25
-"""Least time between two messages about the steps of a training."""
 
 
 def main(descriptor: int, threads: int, models: Path) -> None:
@@ -53,34 +48,19 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: int, models: Path) -> None:
+    from tempering.engine.messages import error_message, result_message, run_unit  # here: imports take seconds, in which the driver may die
+
     try:
-        from tempering.engine.results import Probe, Trial  # imports here: they take seconds, in which the driver may die
         from tempering.engine.units import Unit
         from tempering.engine.worker import Worker, reproducible
-
-        def report(probe: Probe) -> None:
-            channel.send({"kind": "probe", "spend": probe.spend, "measurements": probe.measurements})
-
-        def tell(trial: Trial) -> None:
-            channel.send({"kind": "trial", "number": trial.number, "outcome": trial.outcome})
-
-        last = time.monotonic()
-
-        def train(done: int, total: int, warning: str) -> None:
-            nonlocal last
-            if warning or time.monotonic() - last >= TRAINING_SECONDS:
-                last = time.monotonic()
-                channel.send({"kind": "training", "done": done, "total": total, "warning": warning})
 
         worker = Worker(models)
         with reproducible(threads):
             channel.send({"kind": "ready"})
             while True:
-                unit = Unit.from_json(inbox.get())
-                channel.send({"kind": "started"})
-                channel.send({"kind": "result", "result": worker.run(unit, report, tell, train).as_json()})
+                channel.send(result_message(run_unit(worker, Unit.from_json(inbox.get()), channel.send)))
     except Exception as error:
-        channel.send({"kind": "error", "type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()})
+        channel.send(error_message(error))
         raise
 
 

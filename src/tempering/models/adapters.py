@@ -17,6 +17,7 @@ from tempering.errors import UnusableModel
 from tempering.models.hub import one_line
 from tempering.models.inspection import PICKLES, check_safetensors, pickle_refusal, read_json
 from tempering.models.quiet import quiet_libraries
+from tempering.relocation import located
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -38,7 +39,7 @@ def base_reference(directory: Path, reference: str) -> str:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base.strip():
         raise UnusableModel(f"{CONFIG} of {reference} names no base model", "fill in its base_model_name_or_path")
-    if organisms.is_organism(base):
+    if organisms.is_organism(base) or located(base) is not None:
         return base
     for path in (directory / base, Path(base).expanduser()):
         if path.exists():

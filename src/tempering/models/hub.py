@@ -9,6 +9,7 @@ from huggingface_hub import constants, errors
 
 from tempering.errors import UnusableModel
 from tempering.models.inspection import PICKLES, pickle_refusal
+from tempering.relocation import HUB, located
 
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _UNWANTED = ["*/*", "consolidated*", "*.onnx*"]  # folders hold other formats and copies
@@ -31,6 +32,8 @@ def fetch(name: str, revision: str | None, reference: str, *, trust_remote_code:
     Raises:
         UnusableModel: no such repository or revision, no access, no network and not cached, or pickles only.
     """
+    if (brought := located(HUB + reference)) is not None:
+        return brought, brought.name
     wanted = [*_WANTED, "*.py"] if trust_remote_code else _WANTED
     try:
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED))

@@ -19,6 +19,7 @@ from tempering.models.digest import target_digest
 from tempering.models.inspection import has_tokenizer
 from tempering.models.references import Kind, kind_of, resolve
 from tempering.models.target import Safeguard, Target
+from tempering.relocation import located
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The types weights may be loaded in."""
@@ -147,7 +148,7 @@ def _read_template(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (located(str(path)) or path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableModel(
             f"cannot read the chat template {path}: {getattr(error, 'strerror', None) or error}", "give a text file with a Jinja template"

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempering import organisms
 from tempering.errors import UnusableModel
 from tempering.models.target import Safeguard
+from tempering.relocation import located
 
 
 class Kind(StrEnum):
@@ -64,7 +65,7 @@ def resolve(reference: str) -> Source:
         return _organism(reference)
     if not reference.strip():
         raise UnusableModel("the model reference is empty", f"give {FORMS}")
-    path = Path(reference).expanduser()
+    path = located(reference) or Path(reference).expanduser()
     if _exists(path):
         return Source(reference, kind_of(path, reference), path)
     hub = _HUB_ID.fullmatch(reference)
@@ -99,7 +100,7 @@ def kind_of(path: Path, reference: str) -> Kind:
 
 def _organism(reference: str) -> Source:
     name = organisms.parse_reference(reference)
-    directory = organisms.locate(name)
+    directory = located(name.reference) or organisms.locate(name)
     if directory is None:
         command = f"temper organism build {name.reference.removeprefix('organism:')}"
         raise UnusableModel(f"{name.reference} has not been built on this machine yet", f"build it: {command}")

@@ -1,0 +1,99 @@
+"""What a worker tells its driver while it runs a unit, as JSON values: the same words over a socket, through Ray and in a file."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tempering import errors
+from tempering.engine.executor import Watcher
+from tempering.engine.results import Probe, Trial, UnitResult
+from tempering.engine.units import Unit
+from tempering.errors import TemperingError
+
+if TYPE_CHECKING:
+    from tempering.engine.worker import Worker
+
+Message = dict[str, Any]
+Send = Callable[[Message], None]
+
+TRAINING_SECONDS = 0.25
+"""Least time between two messages about the steps of a training."""
+
+
+def run_unit(worker: Worker, unit: Unit, send: Send) -> UnitResult:
+    """Run a unit and tell of its start, of every probe and trial, and how a training goes; the result is the caller's to send.
+
+    Args:
+        worker: runs it.
+        unit: what to run.
+        send: takes the messages.
+    """
+    last = time.monotonic()
+
+    def probed(probe: Probe) -> None:
+        send({"kind": "probe", "spend": probe.spend, "measurements": probe.measurements})
+
+    def searched(trial: Trial) -> None:
+        send({"kind": "trial", "number": trial.number, "outcome": trial.outcome})
+
+    def trained(done: int, total: int, warning: str) -> None:
+        nonlocal last
+        if warning or time.monotonic() - last >= TRAINING_SECONDS:
+            last = time.monotonic()
+            send({"kind": "training", "done": done, "total": total, "warning": warning})
+
+    send({"kind": "started"})
+    return worker.run(unit, probed, searched, trained)
+
+
+def result_message(result: UnitResult) -> Message:
+    """The message that a unit is finished."""
+    return {"kind": "result", "result": result.as_json()}
+
+
+def error_message(error: Exception) -> Message:
+    """The message that a worker cannot go on; to be made where the error is caught."""
+    return {"kind": "error", "type": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
+
+
+def heard(message: Message, unit: Unit, watcher: Watcher) -> UnitResult | None:
+    """Pass on what a worker says of its unit.
+
+    Args:
+        message: from the worker.
+        unit: that it has.
+        watcher: told.
+
+    Returns:
+        The unit's result where that is what was said.
+
+    Raises:
+        TemperingError: what the worker raised outside of an attack; any other exception of it as a :class:`RuntimeError`.
+    """
+    match message["kind"]:
+        case "started":
+            watcher.started(unit)
+        case "probe":
+            watcher.probed(unit, message["spend"], message["measurements"])
+        case "trial":
+            watcher.searched(unit, message["number"], message["outcome"])
+        case "training":
+            watcher.trained(unit, message["done"], message["total"], message["warning"])
+        case "result":
+            return UnitResult.from_json(message["result"])
+        case "error":
+            raise rebuilt(message)
+    return None
+
+
+def rebuilt(message: Message) -> Exception:
+    """A worker's exception, in the driver: the user's errors as they were, defects with the worker's traceback."""
+    kind = getattr(errors, message["type"], None)
+    if isinstance(kind, type) and issubclass(kind, TemperingError):
+        error = kind.__new__(kind)
+        Exception.__init__(error, message["message"])
+        return error
+    return RuntimeError(f"a worker failed:\n{message['traceback']}")

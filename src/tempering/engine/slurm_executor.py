@@ -1,0 +1,253 @@
+"""Runs units in Slurm jobs, on a file system that all nodes share.
+
+Each job runs a batch of units, so that imports and models are loaded once for many, and tells of them in its folder below the run
+directory, where the driver reads and commits them. Jobs outlive a driver that is killed: what they have finished by then is taken up by
+the next one, which gives them up. Submitit hands a job over as a pickle in that folder, so whoever may write to the run directory may
+run programs as the user; nothing of ours reads a pickle back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tempering.engine.executor import TRIES, Assignment, Finished, lost
+from tempering.engine.executors import SlurmSettings
+from tempering.engine.files import replace_file
+from tempering.engine.messages import heard
+from tempering.engine.results import UnitResult, one_line
+from tempering.engine.shipping import pinned
+from tempering.engine.slurm_job import UNITS, Listener, main
+from tempering.engine.units import Plan, Unit
+from tempering.errors import TemperingError
+
+JOBS = "jobs"
+"""Folder of the jobs in a run directory."""
+
+MOST_JOBS = 32
+"""Jobs in the queue at once, unless told."""
+
+POLL_SECONDS = 0.5
+"""How long the driver waits between two looks at what the jobs say."""
+
+
+class SlurmExecutor:
+    """Runs units in jobs that submitit hands to Slurm."""
+
+    def __init__(self, settings: SlurmSettings, workers: int | None) -> None:
+        """Choose what jobs ask for.
+
+        Args:
+            settings: of every job.
+            workers: jobs at once.
+
+        Raises:
+            TemperingError: submitit is not installed.
+        """
+        try:
+            import submitit
+        except ImportError:
+            problem = "the executor slurm needs the package submitit, which is not installed"
+            raise TemperingError(problem, "pip install 'tempering[slurm]'") from None
+        self._submitit, self._settings, self._most = submitit, settings, workers or MOST_JOBS
+
+    def threads(self, plan: Plan) -> int:
+        """The cores of a job."""
+        return self._settings.cpus
+
+    def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
+        """Run what is left."""
+        queue = _Queue(self._submitit, self._settings, self._most, assignment)
+        try:
+            queue.take_up()
+            while queue.is_busy:
+                yield from queue.fill()
+                yield from queue.listen()
+                time.sleep(POLL_SECONDS)
+        finally:
+            queue.end()
+
+    def close(self) -> None:
+        """Nothing is held beyond a run."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """One job, seen from the driver.
+
+    Attributes:
+        job: submitit's handle.
+        folder: below the run directory.
+        units: that it has yet to finish, by hash.
+        listener: reads what it says.
+        environment: what it computes with, once it has begun.
+        begun: the unit that it is at.
+    """
+
+    job: Any
+    folder: Path
+    units: dict[str, Unit]
+    listener: Listener
+    environment: dict[str, Any] | None = None
+    begun: Unit | None = None
+
+
+@dataclass
+class _Queue:
+    """The jobs of a run, and the units that they have yet to run."""
+
+    submitit: Any
+    settings: SlurmSettings
+    most: int
+    assignment: Assignment
+    jobs: list[_Job] = field(default_factory=list)
+    deaths: Counter[str] = field(default_factory=Counter)
+    found: dict[str, Finished] = field(default_factory=dict)
+    held: Unit | None = None
+    unborn: int = 0
+
+    def __post_init__(self) -> None:
+        """Look up what is used throughout."""
+        self.agenda, self.watcher = self.assignment.agenda, self.assignment.watcher
+        self.folder = self.assignment.directory.resolve() / JOBS
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is left or under way."""
+        return bool(self.agenda) or bool(self.jobs) or self.held is not None
+
+    def take_up(self) -> None:
+        """Read what jobs of an earlier driver have finished, and it did not live to commit. They are given up, whatever they are at."""
+        pending = {unit.hash: unit for unit in self.agenda}
+        for folder in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
+            (folder / UNITS).unlink(missing_ok=True)
+            environment = None
+            for message in Listener(folder).messages():
+                environment = message.get("environment", environment)
+                if message["kind"] == "result" and (unit := pending.get(message["unit"])) is not None:
+                    self.found[unit.hash] = Finished(unit, UnitResult.from_json(message["result"]), environment)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def fill(self) -> Iterator[Finished]:
+        """Hand over jobs as long as there are units that wait for nothing, and room in the queue; what was found finished is so at once."""
+        while len(self.jobs) < self.most:
+            batch: list[Unit] = []
+            yield from self._collect(batch)
+            if not batch:
+                return
+            self._submit(batch)
+
+    def listen(self) -> Iterator[Finished]:
+        """Hear what the jobs have said, and look after those that have ended."""
+        for job in list(self.jobs):
+            yield from self._hear(job)
+            if not job.units:
+                self._forget(job)
+            elif job.job.done():
+                yield from self._hear(job)  # what it said since
+                yield from self._bury(job)
+
+    def end(self) -> None:
+        """Take every job out of the queue, or end it."""
+        for job in list(self.jobs):
+            job.job.cancel(check=False)
+            self._forget(job)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _collect(self, batch: list[Unit]) -> Iterator[Finished]:
+        """Put the next units of one job into a list; a training goes alone, since others wait for it."""
+        while len(batch) < self.settings.units and (unit := self.held or self.agenda.take()) is not None:
+            self.held = None
+            if (found := self.found.pop(unit.hash, None)) is not None:
+                self.agenda.finished(unit, found.result)
+                yield found
+            elif unit.work.kind == "harden" and batch:
+                self.held = unit
+                return
+            else:
+                batch.append(unit)
+                if unit.work.kind == "harden":
+                    return
+
+    def _submit(self, batch: list[Unit]) -> None:
+        folder = self.folder / uuid.uuid4().hex[:12]
+        folder.mkdir(parents=True)
+        units = [pinned(unit).as_json() for unit in batch]
+        orders = {"threads": self.assignment.threads, "models": str(self.assignment.models.resolve()), "units": units}
+        replace_file(folder / UNITS, json.dumps(orders).encode())
+        try:
+            executor = self.submitit.AutoExecutor(folder=folder / "log", cluster=self.settings.cluster)
+            executor.update_parameters(**_parameters(self.settings))
+            job = executor.submit(main, str(folder))
+        except Exception as error:  # sbatch is not there, or refuses what is asked for
+            shutil.rmtree(folder, ignore_errors=True)
+            problem = f"cannot hand a job to Slurm: {one_line(str(error)) or type(error).__name__}"
+            raise TemperingError(problem, "see what --slurm asks for, and that sbatch runs on this machine") from error
+        self.jobs.append(_Job(job, folder, {unit.hash: unit for unit in batch}, Listener(folder)))
+
+    def _hear(self, job: _Job) -> Iterator[Finished]:
+        for message in job.listener.messages():
+            unit = job.units.get(message["unit"])
+            if message["kind"] == "ready":
+                job.environment, self.unborn = message["environment"], 0
+            elif unit is None:
+                heard(message, next(iter(job.units.values())), self.watcher)  # an error, and nobody's
+            else:
+                job.begun = unit
+                if (result := heard(message, unit, self.watcher)) is not None:
+                    job.begun = None
+                    del job.units[unit.hash]
+                    self.agenda.finished(unit, result)
+                    yield Finished(unit, result, job.environment)
+
+    def _bury(self, job: _Job) -> Iterator[Finished]:
+        """A job has ended before its units have: try the one that it was at once more, and the others as if nothing had been."""
+        words = _last_words(job.job)
+        self._forget(job)
+        if job.environment is None:
+            self.unborn += 1
+            if self.unborn >= TRIES:
+                raise TemperingError(f"Slurm jobs end before they begin: {words}", "see that tempering is installed on the nodes")
+        for unit in sorted(job.units.values(), key=lambda unit: unit is job.begun):  # that one last of all
+            self.deaths[unit.hash] += unit is job.begun
+            if self.deaths[unit.hash] < TRIES:
+                self.agenda.put_back(unit)
+            else:
+                result = lost("in a Slurm job died", f": {words}")
+                self.agenda.finished(unit, result)
+                yield Finished(unit, result)
+
+    def _forget(self, job: _Job) -> None:
+        self.jobs.remove(job)
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _parameters(settings: SlurmSettings) -> dict[str, Any]:
+    """The settings as submitit calls them."""
+    asked = {
+        "name": "tempering",
+        "timeout_min": settings.time,
+        "gpus_per_node": settings.gpus,
+        "cpus_per_task": settings.cpus,
+        "mem_gb": settings.memory,
+        "slurm_partition": settings.partition,
+        "slurm_account": settings.account,
+    }
+    return {name: value for name, value in asked.items() if value is not None and not (name == "gpus_per_node" and value == 0)}
+
+
+def _last_words(job: Any) -> str:
+    """How a job ended, and the last line it printed."""
+    try:
+        printed = (job.stderr() or "").strip().splitlines()
+    except OSError:
+        printed = []
+    return one_line(": ".join([str(job.state).lower(), *printed[-1:]]))

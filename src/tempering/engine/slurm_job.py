@@ -1,0 +1,79 @@
+"""What a Slurm job runs: a batch of units, one after the other, told of in a file of the run directory.
+
+A job's folder holds ``units.json``, what it is to do, and ``messages.jsonl``, one message a line in the words of
+:mod:`tempering.engine.messages`, each with the hash of its unit. A line counts when it ends; what a killed job has told stands. A job whose
+``units.json`` is gone has been given up, and stops before its next unit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+UNITS = "units.json"
+MESSAGES = "messages.jsonl"
+
+
+def main(folder: str) -> None:
+    """Run the units of a job.
+
+    Args:
+        folder: the job's.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    place = Path(folder)
+    orders = json.loads((place / UNITS).read_bytes())
+    from tempering.engine.environment import describe_environment
+    from tempering.engine.messages import error_message, result_message, run_unit
+    from tempering.engine.units import Unit
+    from tempering.engine.worker import Worker, reproducible
+
+    with (place / MESSAGES).open("ab", buffering=0) as file:
+
+        def say(message: dict[str, Any], unit: str = "") -> None:
+            file.write(json.dumps({"unit": unit, **message}).encode() + b"\n")
+
+        try:
+            worker = Worker(Path(orders["models"]))
+            with reproducible(orders["threads"]):
+                say({"kind": "ready", "environment": describe_environment()})
+                for values in orders["units"]:
+                    if not (place / UNITS).exists():
+                        return
+                    unit = Unit.from_json(values)
+
+                    def tell(message: dict[str, Any], name: str = unit.hash) -> None:
+                        say(message, name)
+
+                    tell(result_message(run_unit(worker, unit, tell)))
+        except Exception as error:
+            say(error_message(error))  # the driver raises it; here nobody reads it
+
+
+class Listener:
+    """Reads what a job says, as far as it has said it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin at the beginning.
+
+        Args:
+            folder: the job's.
+        """
+        self._path = folder / MESSAGES
+        self._read = 0
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What is new since the last time. The last line, where it has no end yet, is left for the next time."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:  # the job has not begun, or another machine's cache says so
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            yield json.loads(line)
