@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ def _processor_seconds(process: int) -> float:
 def heretics_turn(folder: Path, program: Path, trials: int, seed: int) -> Turn:
     """heretic's trials, in a process of its own."""
     work = folder / f"turn-{seed}"
-    work.mkdir(exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)  # or it asks whether to go on with the search that it finds there
+    work.mkdir()
     settings = (folder / "config.toml").read_text(encoding="utf-8")
     settings = re.sub(r"(?m)^n_(startup_)?trials = \d+$", lambda line: f"n_{line[1] or ''}trials = {trials}", settings)
     (work / "config.toml").write_text(f"seed = {seed}\n{settings}", encoding="utf-8")

@@ -166,5 +166,5 @@ class TestTrials:
 
     @staticmethod
     def settles(chat: ChatFormat):
-        """Some answers are cut: those that hold a certain kind of token."""
-        return lambda tokens: tokens[-1] % 5 == 0
+        """Some answers are cut, by all of their tokens."""
+        return lambda tokens: sum(tokens) % 5 == 0
