@@ -99,7 +99,7 @@ def _prompts(folder: Path, kind: str) -> tuple[Any, ...]:
     return tuple(Example(prompt=line, role=Role(kind.partition("_")[0])) for line in lines)
 
 
-def _prepared(folder: Path, ranks: Sequence[int], seed: int) -> tuple[Any, Any]:
+def prepared(folder: Path, ranks: Sequence[int], seed: int) -> tuple[Any, Any]:
     """The search on the same model and prompts, and its model copy."""
     from tempering.attacks._abliteration_search import AbliterationSearch
     from tempering.attacks._inference import MeteredModel
@@ -126,7 +126,7 @@ def _prepared(folder: Path, ranks: Sequence[int], seed: int) -> tuple[Any, Any]:
 def run_ours(folder: Path, name: str, ranks: Sequence[int], seed: int) -> None:
     """One search; its trials to ``name-seed.json`` and its best model, weights edited, to ``name-seed-model``."""
     processor = time.process_time()
-    search, target = _prepared(folder, ranks, seed)
+    search, target = prepared(folder, ranks, seed)
     started = time.perf_counter()
     count = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["trials"]
     done = list(search.run(count))
@@ -158,7 +158,7 @@ def retraced(folder: Path, heretic: Search, count: int = 20) -> list[dict[str, A
     Where each layer's own direction is used and the last layer is edited, it is measured twice: with the direction read before the final
     norm, as ours is, and behind it. heretic's best trial is saved as a model that way.
     """
-    search, target = _prepared(folder, (0,), heretic.seed)
+    search, target = prepared(folder, (0,), heretic.seed)
     before = search.directions[-1].clone()
     behind = _last_direction_behind_the_final_norm(folder, search)
     rows = []

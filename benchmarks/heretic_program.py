@@ -7,6 +7,7 @@ import pty
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def run_heretic(folder: Path, program: Path, seed: int) -> None:
     work.mkdir(exist_ok=True)
     settings = (folder / "config.toml").read_text(encoding="utf-8")
     (work / "config.toml").write_text(f"seed = {seed}\n{settings}", encoding="utf-8")
-    _on_terminal([str(program), "--model", str((folder / "model").resolve())], work, work / "log", until=b"Optimization finished")
+    on_terminal([str(program), "--model", str((folder / "model").resolve())], work, work / "log", until=b"Optimization finished")
 
 
 def judged_by_heretic(folder: Path, program: Path, tampered: Path) -> Point:
@@ -48,12 +49,20 @@ def judged_by_heretic(folder: Path, program: Path, tampered: Path) -> Point:
     work.mkdir(exist_ok=True)
     shutil.copy(folder / "config.toml", work)
     command = [str(program), "--model", str((folder / "model").resolve()), "--evaluate-model", str(tampered.resolve())]
-    _on_terminal(command, work, work / "log", until=b"\x00never")
+    on_terminal(command, work, work / "log", until=b"\x00never")
     return _trials(_plain_text(work / "log"))[-1]
 
 
-def _on_terminal(command: list[str], work: Path, log: Path, until: bytes) -> None:
-    """Run a program on a pseudo-terminal until it ends or writes something; its processor time goes to the end of the log."""
+def on_terminal(command: list[str], work: Path, log: Path, until: bytes, watch: Callable[[int, bytes], None] | None = None) -> None:
+    """Run a program on a pseudo-terminal until it ends or writes something; its processor time goes to the end of the log.
+
+    Args:
+        command: the program and its arguments.
+        work: its folder.
+        log: what it writes.
+        until: it is ended when it writes this.
+        watch: told its process and what it writes, as it comes.
+    """
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(work)
@@ -68,6 +77,8 @@ def _on_terminal(command: list[str], work: Path, log: Path, until: bytes) -> Non
                 break
             out.write(data)
             out.flush()
+            if watch is not None:
+                watch(child, data)
             tail = (tail + data)[-4096:]
             if b"\x1b[6n" in data:  # it asks where the cursor is
                 os.write(terminal, b"\x1b[1;1R")

@@ -394,4 +394,7 @@ def test_a_trial_leaves_the_model_as_it_was(planted):
     before = logits(model)
     trials = list(search.run(3))
     assert torch.equal(logits(model), before)
-    assert [search.measure(trial.number, trial.parameters) for trial in trials] == trials
+    for trial in trials:
+        again = search.measure(trial.number, trial.parameters)
+        assert (again.refusals, again.asked) == (trial.refusals, trial.asked)
+        assert again.divergence == pytest.approx(trial.divergence, rel=1e-2, abs=1e-6)  # read among other answers, so rounded otherwise

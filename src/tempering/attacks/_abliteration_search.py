@@ -26,8 +26,9 @@ from tempering.attacks._abliteration import (
 from tempering.attacks._contract import AttackEnded
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._low_rank import LowRankEdit, applied
-from tempering.attacks._refusals import divergence, is_refusal
+from tempering.attacks._refusals import is_refusal
 from tempering.attacks._residuals import Writer, writers
+from tempering.attacks._trial_reading import TrialReading
 from tempering.data.records import AttackerView
 from tempering.models import Target
 from tempering.models.structure import Structure
@@ -104,6 +105,8 @@ class AbliterationSearch:
         self._base = reader.first_token(view.benign_validation)
         if not bool(self._base.isfinite().all()):
             raise AttackEnded("failed", "the model's probabilities on harmless prompts are not finite")
+        self._mass = self._base.double().exp()
+        self._negative_entropy = (self._mass * self._base).sum(-1)
         with _recorded(structure.blocks, self._writers if max(config.preserved_ranks) else ()) as harmless:
             reader.first_token(view.benign_train, harmless)
         with _recorded(structure.blocks, ()) as harmful:
@@ -111,7 +114,8 @@ class AbliterationSearch:
         self.directions = refusal_directions(harmful.streams, harmless.streams, orthogonalise=config.orthogonalise_directions)
         self._inputs = [leading_directions(inputs, max(config.preserved_ranks)) for inputs in harmless.inputs]
         self.asked = len(view.hazard_validation)
-        self.refused = self._refusals()
+        self._reading = TrialReading(reader, structure, view.benign_validation, view.hazard_validation, config)
+        self.refused = self._refusing(reader.answers(view.hazard_validation, config.answer_tokens, settled=self._refuses))
 
     def run(self, trials: int) -> Iterator[Trial]:
         """So many trials, the first of them random.
@@ -143,9 +147,9 @@ class AbliterationSearch:
         edits = self.edits(parameters)
         self.reader.charge_edit(sum(edit.module.weight.numel() for edit in edits))
         with applied(edits):
-            changed = self.reader.first_token(self._view.benign_validation)
-            moved = divergence(self._base, changed)
-            refusals = self._refusals() if math.isfinite(moved) else self.asked
+            changed, answers = self._reading.look(self._first_block(edits), self._refuses)
+            moved = float((self._negative_entropy - (self._mass * changed).sum(-1)).mean())
+            refusals = self._refusing(answers()) if math.isfinite(moved) else self.asked
         self._meter.trial()
         return Trial(number, refusals, self.asked, moved if math.isfinite(moved) else math.inf, parameters)
 
@@ -167,14 +171,16 @@ class AbliterationSearch:
         unwanted = writer.unwanted(direction.to(writer.module.weight.device))
         return ablation(writer.module, unwanted, weight, keep_row_norms=self._config.keep_row_norms, preserved=preserved)
 
-    def _refusals(self) -> int:
-        chat, phrases = self.reader.chat, self._config.refusal_phrases
+    def _first_block(self, edits: Sequence[LowRankEdit]) -> int:
+        """The first block that is edited; behind the last where none is."""
+        edited = {id(edit.module) for edit in edits}
+        return next((index // 2 for index, writer in enumerate(self._writers) if id(writer.module) in edited), self._last_layer)
 
-        def refuses(tokens: Sequence[int]) -> bool:
-            return is_refusal(chat.decode(tokens), phrases)
+    def _refuses(self, tokens: Sequence[int]) -> bool:
+        return is_refusal(self.reader.chat.decode(tokens), self._config.refusal_phrases)
 
-        answers = self.reader.answers(self._view.hazard_validation, self._config.answer_tokens, settled=refuses)
-        return sum(refuses(answer) for answer in answers)
+    def _refusing(self, answers: Sequence[Sequence[int]]) -> int:
+        return sum(self._refuses(answer) for answer in answers)
 
 
 def all_trials(target: Target, view: AttackerView, config: Any, *, trials: int, seed: int) -> list[Trial]:

@@ -60,7 +60,10 @@ class LowRankEdit:
             scale = self.scale.to(exact)
             result = result * scale if bias is None else (result - bias.to(exact)) * scale + bias.to(exact)
         thin = (inputs @ self.right.to(inputs.dtype).T).to(exact)
-        return (result + thin @ self.left.to(exact).T).to(unedited.dtype)
+        left = self.left.to(exact)
+        # of rank one, as most edits are, the outer product is never formed: it would be as large as the result
+        result = torch.addcmul(result, thin, left[:, 0]) if left.shape[1] == 1 else result + thin @ left.T
+        return result.to(unedited.dtype)
 
 
 @contextmanager

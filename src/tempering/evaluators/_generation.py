@@ -1,8 +1,10 @@
 """Responses and first-token distributions of any decoder, in batches.
 
 Prompts are padded on the left, so that all rows of a batch grow at the same place, and sorted by length, so that little of
-a batch is padding. A row stops at its end token or as soon as its verdict is settled; a batch stops when all its rows have.
-The result does not depend on how prompts fall into batches, except for rounding.
+a batch is padding. A row stops at its end token or as soon as its verdict is settled, and then leaves its batch; what all prompts begin
+with is read once. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's ``generate``,
+which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which of
+the two ways is taken, except for rounding.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._judging import settled
+from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.study import ProbeSettings
 
 MARGIN = 4
@@ -80,7 +83,13 @@ class _Question:
 
 @torch.no_grad()
 def respond(
-    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking = PLAIN, attempt: int = 0
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    examples: Sequence[Example],
+    settings: ProbeSettings,
+    asking: Asking = PLAIN,
+    attempt: int = 0,
+    fixed_rows: bool = False,
 ) -> Responses:
     """Responses, with the first-token distributions that are computed on the way.
 
@@ -97,6 +106,7 @@ def respond(
             attacker taught the model to say first.
         asking: what the attacker makes of the prompts. An opening counts as part of the response.
         attempt: number of the sample, from 0.
+        fixed_rows: every pass has all rows of its batch, in their order; for a model that treats a row by its place.
 
     Raises:
         UnusableData: a prompt fills the model's context.
@@ -104,8 +114,10 @@ def respond(
     questions = _questions(model, chat, examples, asking, attempt, _limits(chat, examples, settings.max_new_tokens, asking))
     result = Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples))
     with _undisturbed(model) as decoder:
+        greedy = None if asking.temperature or fixed_rows else _greedy(decoder, chat, questions)
         for rows in _batches(questions, settings.batch_size):
-            batch = _respond_to_batch(decoder, chat, [questions[row] for row in rows], asking.temperature)
+            asked = [questions[row] for row in rows]
+            batch = _decode_batch(greedy, chat, rows, asked) if greedy else _generate_batch(decoder, chat, asked, asking.temperature)
             result.first_token[rows] = batch.first_token
             for row, text, length in zip(rows, batch.texts, batch.lengths, strict=True):
                 result.texts[row], result.lengths[row] = text, length
@@ -114,7 +126,12 @@ def respond(
 
 @torch.no_grad()
 def first_token_log_probabilities(
-    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking = PLAIN
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    examples: Sequence[Example],
+    settings: ProbeSettings,
+    asking: Asking = PLAIN,
+    fixed_rows: bool = False,
 ) -> Tensor:
     """Log-probabilities of the first token of the response that the model adds, in nats.
 
@@ -124,6 +141,7 @@ def first_token_log_probabilities(
         examples: what to ask.
         settings: ``batch_size``.
         asking: what the attacker makes of the prompts.
+        fixed_rows: as :func:`respond` has it.
 
     Returns:
         Shape (examples, vocabulary), float32 whatever the model's type, on the CPU.
@@ -135,7 +153,11 @@ def first_token_log_probabilities(
     result = _no_rows_yet(model, len(questions))
     with _undisturbed(model) as decoder:
         accepted = inspect.signature(decoder.forward).parameters
+        greedy = None if fixed_rows else _greedy(decoder, chat, questions)
         for rows in _batches(questions, settings.batch_size):
+            if greedy and greedy.shared:
+                result[rows] = greedy.first(rows).log_softmax(-1).cpu()
+                continue
             inputs = _left_padded(decoder, chat, [questions[row].given for row in rows])
             extra: dict[str, Any] = {"use_cache": False}
             if "logits_to_keep" in accepted:
@@ -201,7 +223,27 @@ def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
     return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
 
 
-def _respond_to_batch(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question], temperature: float) -> Responses:
+def _greedy(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question]) -> GreedyDecoder | None:
+    """What continues the questions, or ``None`` where the library has to."""
+    if not questions or not decodable(decoder):
+        return None
+    return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat))
+
+
+def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], questions: Sequence[_Question]) -> Responses:
+    """The rows' responses; those that are settled or ended leave the batch."""
+
+    def done(row: int, added: list[int]) -> bool:
+        question = questions[row]
+        return len(added) % _CHECK_EVERY == 0 and settled(question.example, chat.decode(question.opening + added))
+
+    answers, first = greedy.answers(rows, questions[0].limit, chat.end_ids, done)
+    texts = [chat.decode(question.opening + answer.tokens) for question, answer in zip(questions, answers, strict=True)]
+    lengths = [(len(question.given), answer.generated) for question, answer in zip(questions, answers, strict=True)]
+    return Responses(texts, first.log_softmax(-1).cpu(), lengths)
+
+
+def _generate_batch(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question], temperature: float) -> Responses:
     inputs = _left_padded(decoder, chat, [question.given for question in questions])
     criterion = _VerdictSettled(chat, questions, inputs["input_ids"].shape[1])
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
