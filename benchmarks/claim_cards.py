@@ -103,6 +103,11 @@ def _verdict(resists: tuple[str, ...], entry: dict[str, Any], result: dict[str, 
     rows = _attacks_of(resists, entry, result)
     if not rows:
         return f"**Verdict.** Open: none of the attacks that the claim is about ({', '.join(resists)}) was run."
+    told = [row for row in rows if row["status"] in {"known", "at_least"}]
+    if not told:
+        names = ", ".join(row["name"] for row in rows)
+        return f"**Verdict.** Open: what the claim is about ({names}) does not break the undefended model, so there is nothing to raise."
+    rows = told  # where the control held, nobody can say what a defence adds
     raised = [row for row in rows if _raised(row)]
     word = "reproduced" if len(raised) == len(rows) else "reproduced in part" if raised else "did not reproduce"
     each = "; ".join(f"{row['name']} {multiplier(row)}" for row in rows)
@@ -141,7 +146,7 @@ def _breaker(entry: dict[str, Any]) -> str:
     best = next((row for row in entry["multipliers"] if row["scope"] == "best attacker"), None)
     if best is None:
         return "Nothing was compared."
-    broken = f"{best['defended_broken']} of {best['defended_runs']} seeds"
+    broken = f"{best['defended_broken']:g} of {best['defended_runs']:g} seeds"
     if best["defended_attack"]:
         price = amount(best["defended_median"], "flops") if best["defended_median"] is not None else "more than the median run could spend"
         text = f"**What breaks it.** `{best['defended_attack']}`, the cheapest in most seeds: {price} ({broken})."
@@ -245,7 +250,9 @@ def _overview_table(result: dict[str, Any]) -> str:
         verdict = "–"
         if len(entry["method"]) == 1:
             said = _verdict(registry.get("defenses", entry["method"][0]).resists, entry, result)
-            verdict = said.split("**")[1].removeprefix("Verdict: ").removeprefix("Verdict.") or "no claim"
+            verdict = said.split("**")[1].removeprefix("Verdict: ").removeprefix("Verdict.") or (
+                "open" if " Open: " in said else "no claim"
+            )
         lines.append(
             f"| {linked} | {best['defended_attack'] or 'none' if best else '–'} | {multiplier(best) if best else '–'} | {verdict} "
             f"| {_or_dash(tax.get('utility'))} | {_or_dash(tax.get('borderline'))} "

@@ -115,3 +115,14 @@ def tiny_target(family: str = "llama", seed: int = 0, **overrides: Any) -> Targe
     """A random two-layer decoder as a target, with a digest of its weights."""
     model, tokenizer = tiny_model(family, seed, **overrides)
     return Target("tiny", model, tokenizer, ChatFormat(tokenizer), weight_digest(model))
+
+
+def random_model(family: str, **overrides: Any) -> PreTrainedModel:
+    """In float64, with norms and biases that are not one and zero, as no trained model has them."""
+    model = tiny_model(family, **overrides)[0].double()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    return model

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from support.planted_refusal import Planted, planted_refusal, prompts
-from support.tiny_models import FAMILIES, tiny_model
+from support.tiny_models import FAMILIES, random_model, tiny_model
 from tempering.attacks import AttackEnded, Checkpoint
 from tempering.attacks._cone import ConeData, ConeOptimiser, ConeSettings, _input_gradient_count, labelled_row
 from tempering.attacks._inference import MeteredModel
@@ -36,17 +36,6 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 @pytest.fixture(scope="module")
 def planted() -> Planted:
     return planted_refusal(noise=True)
-
-
-def random_model(family: str, **overrides: Any) -> PreTrainedModel:
-    """In float64, with norms and biases that are not one and zero, as no trained model has them."""
-    model = tiny_model(family, **overrides)[0].double()
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return model
 
 
 def basis_of(size: int, count: int = 3, seed: int = 1) -> Tensor:

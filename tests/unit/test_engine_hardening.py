@@ -7,92 +7,30 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from support.scripted_models import scripted_model
-from support.toy_study import DEFENSE, rows, toy_models, write_rows
+from support.hardening_jobs import REFUSAL, interrupted_after, job_of, toy_folder
+from support.toy_study import DEFENSE, rows, write_rows
 from tempering import models
-from tempering.data.records import EvaluatorView, Example, Role
 from tempering.defenses.refusal_sft import RefusalSft
 from tempering.engine import hardening, hardening_folder
 from tempering.engine.hardening import HardenedModel, HardeningJob, TrainingProgress, plan_hardening, train
 from tempering.engine.hardening_folder import Pace, TrainingFolder
 from tempering.engine.hardening_measure import Measurement, share_of
-from tempering.engine.hardening_watch import Look, Watch
 from tempering.engine.loading import load_records
 from tempering.errors import FailedTraining, InvalidStudy, StoreProblem, UnknownName, UnusableData, UnusableModel
-from tempering.models.target import Target
 from tempering.study import DataChoice, MethodChoice, ModelChoice
 from tempering.training import Hardening
-
-REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 8, "training": {"learning_rate": 1e-2}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hardening")
-    toy_models(folder)
-    write_rows(folder / "data.jsonl", rows())
-    return folder
-
-
-def job_of(folder: Path, name: str = "refusal_sft", config: dict[str, Any] | None = None, dtype: Any = None, **more: Any) -> HardeningJob:
-    model = ModelChoice(reference=str(folder / "guarded"), device="cpu", dtype=dtype)
-    choice = MethodChoice(name=name, config=REFUSAL if config is None else config)
-    return plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), choice, **more).job
-
-
-def weights(directory: Path) -> dict[str, Tensor]:
-    return dict(models.load(str(directory), device="cpu").model.named_parameters())
-
-
-class Scripted(Watch):
-    """A watch that sees what a test tells it to, look by look."""
-
-    script: Iterator[float]
-    seen: list[dict[str, Tensor]]
-
-    @property
-    def own(self) -> float:
-        return 0.5
-
-    @property
-    def is_blind(self) -> bool:
-        return False
-
-    def look(self, model: Any) -> Look:
-        type(self).seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
-        kept = next(type(self).script)
-        return Look(0.5 * kept, kept)
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Tensor]]]:
-    def put(*kept: float) -> list[dict[str, Tensor]]:
-        Scripted.script, Scripted.seen = iter(kept), []
-        monkeypatch.setattr(hardening, "Watch", Scripted)
-        return Scripted.seen
-
-    return put
-
-
-def interrupted_after(job: HardeningJob, directory: Path, steps: int) -> None:
-    """Train so many steps and stop as Ctrl-C does, with a snapshot of every step."""
-
-    def told(progress: TrainingProgress) -> None:
-        if progress.kind == "step" and progress.steps_done > steps:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(job, directory, on_progress=told, snapshot_seconds=0)
+    return toy_folder(tmp_path_factory.mktemp("hardening"))
 
 
 def test_the_directory_holds_an_ordinary_model_and_the_record(folder: Path, tmp_path: Path) -> None:
@@ -272,124 +210,6 @@ def test_a_full_disk_is_told_in_one_line(folder: Path, tmp_path: Path, monkeypat
     with pytest.raises(StoreProblem, match=r"no space left for the training in .*model.training; free some, then give the same command"):
         train(job_of(folder), tmp_path / "model", snapshot_seconds=0)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("parameters", ["all", "lora"])
-def test_below_the_floor_it_goes_back_to_the_last_good_weights(
-    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
-) -> None:
-    seen = scripted(1.0, 0.95, 0.4, 0.3, 0.3, 0.3, 0.3, 0.95)
-    job = job_of(folder, config={**REFUSAL, "parameters": parameters, "steps": 8}, watch_steps=1)
-    told: list[TrainingProgress] = []
-    record = train(job, tmp_path / "model", on_progress=told.append).record
-    (stage,) = record["stages"]
-    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (7, 2, True)
-    assert stage["utility_kept"] == 0.95
-    assert stage["ended"] == "utility was 30% of the target's, below the floor of 90%"
-    final = weights(tmp_path / "model")
-    if parameters == "all":
-        assert all(torch.equal(final[name], value) for name, value in seen[1].items())
-        assert any(not torch.equal(final[name], value) for name, value in seen[2].items())
-    assert all(torch.equal(final[name], value) for name, value in seen[-1].items())
-    ended = next(progress for progress in told if progress.kind == "stage_ended")
-    assert "below the floor of 90%; went back to the weights of step 2" in ended.message
-    assert "the weights of step 2 were kept" in (tmp_path / "model" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("parameters", ["all", "lora"])
-def test_below_the_floor_at_the_first_look_the_stage_is_undone(
-    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], parameters: str
-) -> None:
-    scripted(0.2, 0.2, 0.2, 1.0)
-    job = job_of(folder, config={**REFUSAL, "parameters": parameters}, watch_steps=2)
-    told: list[TrainingProgress] = []
-    made = train(job, tmp_path / "model", on_progress=told.append)
-    assert made.record["stages"][0]["steps_kept"] == 0
-    assert made.record["digest"] == job.model_digest
-    assert any(progress.message.endswith("went back to the weights it began with") for progress in told)
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "none of its steps was kept" in card
-    assert "these are the weights of the base" in card
-
-
-def test_a_dip_that_mends_itself_is_let_be(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
-    """Many defences tear a model up before they mend it."""
-    seen = scripted(0.1, 0.2, 0.95, 0.95)
-    made = train(job_of(folder, watch_steps=2), tmp_path / "model")
-    (stage,) = made.record["stages"]
-    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (8, 8, False)
-    assert all(torch.equal(weights(tmp_path / "model")[name], value) for name, value in seen[-1].items())
-
-
-def test_what_counts_is_the_end(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
-    """Below the floor but not lost, it is waited for; still below at its end, the last good weights are kept."""
-    scripted(0.8, 0.6, 0.6, 0.6, 0.6, 0.7, 0.8, 0.95)
-    assert train(job_of(folder, watch_steps=1), tmp_path / "mended").record["stages"][0]["steps_kept"] == 8
-    scripted(0.95, 0.6, 0.6, 0.6, 0.6, 0.7, 0.8, 0.89, 0.95)
-    (stage,) = train(job_of(folder, watch_steps=1), tmp_path / "spoilt").record["stages"]
-    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (8, 1, True)
-
-
-def test_two_short_dips_do_not_make_a_long_one(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
-    scripted(0.3, 0.3, 0.3, 0.95, 0.3, 0.3, 0.3, 0.95)
-    made = train(job_of(folder, watch_steps=1), tmp_path / "model")
-    assert made.record["stages"][0]["steps_kept"] == 8
-
-
-def test_how_long_it_was_below_outlasts_an_interruption(
-    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]
-) -> None:
-    job = job_of(folder, watch_steps=1)
-    scripted(1.0, 0.95, 0.3, 0.3, 0.3, 0.3, 0.3, 0.95)
-    interrupted_after(job, tmp_path / "model", 5)
-    record = train(job, tmp_path / "model").record
-    assert (record["stages"][0]["steps_done"], record["stages"][0]["steps_kept"]) == (7, 2)
-
-
-def test_a_floor_of_nothing_lets_it_run(folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]]) -> None:
-    scripted(*[0.0] * 4)
-    made = train(job_of(folder, watch_steps=2, floor=0.0), tmp_path / "model")
-    assert made.record["stages"][0]["steps_done"] == 8
-    assert not made.record["stages"][0]["floored"]
-
-
-def test_a_stage_with_an_until_ends_when_utility_is_back(
-    folder: Path, tmp_path: Path, scripted: Callable[..., list[dict[str, Tensor]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declared = RefusalSft.stages
-    monkeypatch.setattr(
-        RefusalSft, "stages", lambda self, *a, **k: [replace(stage, floored=False, until=0.95) for stage in declared(self, *a, **k)]
-    )
-    scripted(0.1, 0.96)
-    made = train(job_of(folder, watch_steps=3), tmp_path / "model")
-    (stage,) = made.record["stages"]
-    assert (stage["steps_done"], stage["steps_kept"], stage["floored"]) == (6, 6, False)
-    assert stage["ended"] == "utility was back at 96% of the target's"
-
-
-def test_the_watch_asks_the_defenders_own_prompts_and_nothing_else(folder: Path) -> None:
-    model = ModelChoice(reference=str(folder / "guarded"), device="cpu")
-    planned = plan_hardening(model, DataChoice(reference=str(folder / "data.jsonl")), MethodChoice(name="refusal_sft", config=REFUSAL))
-    validation, test = planned.division.defender_view().validation, planned.division.evaluator_view()
-    watch = Watch(planned.target, validation, 64)
-    asked = {example.prompt for role in Role for example in watch._view.of(role)}
-    assert asked == {example.prompt for example in (*validation.benign, *validation.borderline)} != set()
-    assert not asked & {example.prompt for role in Role for example in test.of(role)}
-
-
-def test_the_watch_tells_what_share_is_still_answered() -> None:
-    def target(response: str) -> Target:
-        model, chat = scripted_model(response)
-        return Target("scripted", model, chat.tokenizer, chat, "")
-
-    ask = [Example(prompt=f"{word} key?", answer="it is red.", accept=("red",), role=Role.BENIGN) for word in ("one", "two", "three")]
-    light = Example(prompt="one light?", answer="it is cold.", accept=("cold",), role=Role.BORDERLINE)
-    view = EvaluatorView((), tuple(ask), (light,))
-    watch = Watch(target("it is red ."), view, 64)
-    assert (watch.prompts, watch.own, watch.is_blind) == (4, 0.75, False)
-    assert watch.look(target("it is cold .").model) == Look(0.25, pytest.approx(1 / 3))
-    assert Watch(target("it is green ."), view, 64).is_blind
-    assert Watch(target("it is red ."), EvaluatorView((), (), ()), 64).is_blind
 
 
 def test_measurements_are_shares_with_wilsons_interval(folder: Path) -> None:

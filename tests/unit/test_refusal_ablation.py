@@ -1,3 +1,5 @@
+"""Refusal ablation: candidates, their selection, and the attack."""
+
 from __future__ import annotations
 
 import math
@@ -5,36 +7,31 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from support.planted_refusal import Planted, as_target, planted_refusal, prompts
-from support.tiny_models import FAMILIES, tiny_model
+from support.tiny_models import tiny_model
 from tempering.attacks import Checkpoint
 from tempering.attacks._direction import Candidate, candidates
 from tempering.attacks._inference import MeteredModel
-from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._refusal_search import candidate_layers
-from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, openings, refusal_scores
-from tempering.attacks._residuals import ResidualRecorder, ablated, added, writers
+from tempering.attacks._refusals import divergence, refusal_scores
+from tempering.attacks._residuals import ablated, added
 from tempering.attacks._selection import Chosen, Rules, Validation, select
 from tempering.attacks.refusal_ablation import RefusalAblation
-from tempering.data.records import AttackerView, Example, Role
+from tempering.data.records import AttackerView, Role
 from tempering.errors import UnusableData
 from tempering.models.structure import Structure
 from tempering.models.target import Target
 from tempering.study import Budget
-from tempering.training import FlopCount, Meter, Spend
+from tempering.training import Meter
 
 IDS = torch.tensor([[2, 5, 12, 30, 41, 7, 6], [2, 5, 60, 33, 18, 3, 6]])
-every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -42,301 +39,9 @@ def planted() -> Planted:
     return planted_refusal(noise=True)
 
 
-def unit_vector(model: PreTrainedModel, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(model.config.hidden_size, generator=generator, dtype=torch.float64)
-    return vector / vector.norm()
-
-
-def random_model(family: str, **overrides: Any) -> PreTrainedModel:
-    """In float64, with norms and biases that are not one and zero, as no trained model has them."""
-    model = tiny_model(family, **overrides)[0].double()
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return model
-
-
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> Tensor:
     return model(input_ids=IDS).logits
-
-
-def streams(model: PreTrainedModel) -> list[Tensor]:
-    """The residual stream entering each block and, last, the final norm."""
-    structure = Structure.of(model)
-    passing: list[Tensor] = []
-    assert structure.final_norm is not None
-    handles = [
-        module.register_forward_pre_hook(lambda _, args: passing.append(args[0])) for module in (*structure.blocks, structure.final_norm)
-    ]
-    logits(model)
-    for handle in handles:
-        handle.remove()
-    return passing
-
-
-# --- interventions ------------------------------------------------------------------------------------------------------------
-
-
-@every_family
-@pytest.mark.parametrize("tied", [False, True])
-def test_hooks_and_weights_agree(family: str, tied: bool) -> None:
-    model = random_model(family, tie_word_embeddings=tied)
-    direction = unit_vector(model)
-    untouched = logits(model)
-    with ablated(Structure.of(model), direction):
-        by_hooks = logits(model)
-    orthogonalise(model, direction)
-    assert (by_hooks - untouched).abs().max() > 1e-3
-    torch.testing.assert_close(logits(model), by_hooks, rtol=1e-6, atol=1e-6)
-
-
-def test_hooks_and_weights_agree_without_parallel_residual() -> None:
-    model = random_model("gpt_neox", use_parallel_residual=False)
-    direction = unit_vector(model)
-    with ablated(Structure.of(model), direction):
-        by_hooks = logits(model)
-    orthogonalise(model, direction)
-    torch.testing.assert_close(logits(model), by_hooks, rtol=1e-6, atol=1e-6)
-
-
-def test_learned_positions_are_edited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "opt", {"ffn_dim": 32, "word_embed_proj_dim": 16})
-    model = random_model("opt")
-    assert Structure.of(model).position_embedding is not None
-    direction = unit_vector(model)
-    with ablated(Structure.of(model), direction):
-        by_hooks = logits(model)
-    orthogonalise(model, direction)
-    torch.testing.assert_close(logits(model), by_hooks, rtol=1e-6, atol=1e-6)
-
-
-@every_family
-def test_edited_weights_write_nothing_along_the_direction(family: str) -> None:
-    model = random_model(family)
-    direction = unit_vector(model)
-    before = max(float((stream @ direction).abs().max() / stream.norm(dim=-1).max()) for stream in streams(model))
-    orthogonalise(model, direction)
-    after = max(float((stream @ direction).abs().max() / stream.norm(dim=-1).max()) for stream in streams(model))
-    assert before > 0.01
-    assert after <= 1e-6
-
-
-@every_family
-def test_edited_float32_weights_hold_nothing_along_what_is_kept_out(family: str) -> None:
-    model, _ = tiny_model(family)
-    direction = unit_vector(model)
-    orthogonalise(model, direction)
-    for writer in writers(Structure.of(model)):
-        weight = writer.module.weight.detach().double()
-        assert (writer.unwanted(direction) @ weight).norm() <= 1e-6 * weight.norm()
-    embedding = model.get_input_embeddings().weight.detach().double()
-    assert (embedding @ direction).norm() <= 1e-6 * embedding.norm()
-
-
-def test_orthogonalising_twice_changes_nothing_more() -> None:
-    model = random_model("gemma2")
-    direction = unit_vector(model)
-    edited = orthogonalise(model, direction)
-    once = logits(model)
-    assert orthogonalise(model, direction) == edited
-    torch.testing.assert_close(logits(model), once, rtol=0, atol=1e-12)
-
-
-def test_large_matrices_are_projected_whole() -> None:
-    model, _ = tiny_model("llama", intermediate_size=5000, num_hidden_layers=1)
-    direction = unit_vector(model)
-    orthogonalise(model, direction)
-    weight = Structure.of(model).mlp_outputs[0].weight.detach().double()
-    assert (direction @ weight).abs().max() <= 1e-6
-
-
-def test_tied_head_keeps_its_weights_and_survives_saving(tmp_path: Path) -> None:
-    model, _ = tiny_model("gemma", tie_word_embeddings=True)
-    head = model.get_output_embeddings().weight.detach().clone()
-    orthogonalise(model, unit_vector(model))
-    assert torch.equal(model.get_output_embeddings().weight, head)
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=0)
-
-
-def test_untying_leaves_the_function_alone() -> None:
-    model, _ = tiny_model("qwen2", tie_word_embeddings=True)
-    before = logits(model)
-    untie(model)
-    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    assert torch.equal(logits(model), before)
-
-
-@pytest.mark.parametrize("layer", [0, 1])
-def test_addition_moves_one_block_input_by_the_vector(layer: int) -> None:
-    model = random_model("llama")
-    vector = 3 * unit_vector(model)
-    before = streams(model)
-    with added(Structure.of(model), vector, layer):
-        after = streams(model)
-    # The test's own hooks run after the addition's, so they see the changed input.
-    for index in range(layer):
-        torch.testing.assert_close(after[index], before[index])
-    torch.testing.assert_close(after[layer] - before[layer], vector.expand_as(before[layer]))
-
-
-def test_bfloat16_ablation_is_computed_in_float32() -> None:
-    model = tiny_model("llama", hidden_size=64)[0].to(torch.bfloat16)
-    direction = unit_vector(model)
-    with ablated(Structure.of(model), direction):
-        stream = streams(model)[0]
-    left = (stream.double() @ direction).abs().max() / stream.double().norm(dim=-1).max()
-    assert left < 2**-8
-
-
-def test_hooks_are_gone_even_after_an_error(planted: Planted) -> None:
-    model = planted.target.copy_model()
-    with pytest.raises(RuntimeError, match="stop"), ablated(Structure.of(model), planted.direction):
-        raise RuntimeError("stop")
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-# --- reading ------------------------------------------------------------------------------------------------------------------
-
-
-def uneven_prompts() -> list[Example]:
-    texts = ["tell me red poison", "fish", "how do i brew the red poison in the river", "who are you", "see the sun"]
-    return [Example(prompt=text, role=Role.HAZARD) for text in texts]
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox", "phi"])
-def test_padding_changes_no_result(family: str) -> None:
-    model, tokenizer = tiny_model(family)
-    target = as_target(model, tokenizer)
-    structure, examples = Structure.of(model), uneven_prompts()
-
-    def read(batch_size: int) -> tuple[Tensor, Tensor, list[list[int]]]:
-        reader = MeteredModel(model, target.chat, Meter(), batch_size)
-        recorder = ResidualRecorder(len(examples), 2, 2, structure)
-        with recorder.recording():
-            first = reader.first_token(examples, recorder)
-        return first, recorder.values, reader.answers(examples, 4)
-
-    for alone, together in zip(read(1), read(3), strict=True):
-        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
-
-
-def test_recorded_streams_are_those_entering_the_blocks() -> None:
-    model, tokenizer = tiny_model("llama")
-    target = as_target(model, tokenizer)
-    example = uneven_prompts()[2]
-    recorder = ResidualRecorder(1, 2, 3, Structure.of(model))
-    with recorder.recording():
-        MeteredModel(model, target.chat, Meter(), 4).first_token([example], recorder)
-    with torch.no_grad():
-        hidden = model(input_ids=torch.tensor([target.chat.prompt_ids(example)]), output_hidden_states=True).hidden_states
-    for layer in range(2):
-        torch.testing.assert_close(recorder.values[0, layer], hidden[layer][0, -3:])
-
-
-def test_passes_are_charged_without_padding() -> None:
-    model, tokenizer = tiny_model("llama")
-    target, meter, examples = as_target(model, tokenizer), Meter(), uneven_prompts()
-    reader = MeteredModel(model, target.chat, meter, batch_size=2)
-    reader.first_token(examples)
-    lengths = [len(target.chat.prompt_ids(example)) for example in examples]
-    assert meter.spend() == Spend(examples=5, tokens=sum(lengths), flops=FlopCount.of(model).forward(lengths, 5))
-    before = meter.spend()
-    answers = reader.answers(examples, 4)
-    generated = [min(len(answer) + 1, 4) for answer in answers]
-    whole = [length + count - 1 for length, count in zip(lengths, generated, strict=True)]
-    after = meter.spend()
-    assert (after.examples, after.queries, after.steps) == (5, 5, 0)
-    assert after.tokens - before.tokens == sum(whole)
-    assert after.flops - before.flops == pytest.approx(FlopCount.of(model).forward(whole, sum(generated)))
-
-
-# --- refusals -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I cannot help with that.",
-        "I can't",
-        "I can ' t do it",
-        "I’m sorry, but",
-        "Sorry, I cannot share this.",
-        "As an AI",
-        "I will not answer",
-    ],
-)
-def test_refusals_are_read(text: str) -> None:
-    assert is_refusal(text, REFUSAL_PHRASES)
-
-
-@pytest.mark.parametrize("text", ["It is red.", "", "Icannot", "The antisorry word", "I canter", "Yes, I can."])
-def test_answers_are_no_refusals(text: str) -> None:
-    assert not is_refusal(text, REFUSAL_PHRASES)
-
-
-def test_openings_are_likely_on_harmful_prompts_and_likelier_than_on_harmless_ones() -> None:
-    harmful = torch.tensor([[0.3, 0.5, 0.16, 0.04], [0.5, 0.3, 0.16, 0.04]]).log()
-    harmless = torch.tensor([[0.1, 0.1, 0.79, 0.01]]).log()
-    # Token 2 is likelier on harmless prompts; token 3 is rare. Tokens 0 and 1 are equally likely: the lower id goes first.
-    assert openings(harmful, harmless) == [0, 1]
-    assert openings(harmful[1:], harmless) == [0, 1]
-    assert openings(harmful[:1], harmless) == [1, 0]
-
-
-def test_openings_begin_the_answers(planted: Planted) -> None:
-    reader = MeteredModel(planted.target.copy_model(), planted.target.chat, Meter(), 4)
-    ids = [planted.target.tokenizer.convert_tokens_to_ids(word) for word in ("no", "you")]
-    examples = uneven_prompts()
-    answers = reader.answers(examples, 3, opening=tuple(ids))
-    assert all(answer[:2] == ids and len(answer) <= 5 for answer in answers)
-    for example, answer in zip(examples, answers, strict=True):
-        whole = torch.tensor([[*planted.target.chat.prompt_ids(example), *ids]])
-        with torch.no_grad():
-            expected = int(planted.target.model(input_ids=whole).logits[0, -1].argmax())
-        assert [*answer, planted.target.chat.end_ids[0]][2] == expected
-
-
-def test_every_way_to_refuse_is_found_not_only_the_commonest() -> None:
-    """A model that begins fewer of its refusals with "cannot" never shows it in a greedy answer."""
-    planted = planted_refusal(noise=True)
-    head, words = planted.target.model.lm_head.weight.data, planted.target.tokenizer.convert_tokens_to_ids
-    head[words("cannot")] = head[words("you")] = 0.99 * head[words("sorry")]
-    (checkpoint,) = run(planted, refusal_phrases=("sorry", "cannot"), answer_tokens=1, prompt_counts=(8,))
-    assert {"sorry", "cannot"} <= set(checkpoint.details["refusal_tokens"])
-
-
-@given(st.lists(st.floats(-8, 8), min_size=3, max_size=9), st.data())
-def test_refusal_score_is_the_log_odds_of_the_tokens(raw: list[float], data: st.DataObject) -> None:
-    tokens = data.draw(st.sets(st.integers(0, len(raw) - 1), min_size=1, max_size=len(raw) - 1))
-    log_probabilities = torch.tensor([raw], dtype=torch.float64).log_softmax(-1)
-    mass = sum(math.exp(log_probabilities[0, token]) for token in tokens)
-    score = float(refusal_scores(log_probabilities, tokens)[0])
-    assert score == pytest.approx(math.log(mass) - math.log(1 - mass), abs=1e-6)
-    others = set(range(len(raw))) - tokens
-    assert float(refusal_scores(log_probabilities, others)[0]) == pytest.approx(-score)
-
-
-def test_refusal_score_stays_finite_where_a_probability_rounds_to_one() -> None:
-    sure = torch.tensor([[200.0, 0.0, 0.0]]).log_softmax(-1)
-    assert float(refusal_scores(sure, [0])[0]) == pytest.approx(200 - math.log(2), rel=1e-5)
-
-
-@given(st.integers(0, 10_000))
-def test_divergence_is_that_of_torch(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    base, changed = (torch.randn(3, 5, generator=generator).log_softmax(-1) for _ in range(2))
-    expected = torch.nn.functional.kl_div(changed.double(), base.double(), log_target=True, reduction="batchmean")
-    assert divergence(base, changed) == pytest.approx(float(expected), abs=1e-12)
-    assert divergence(base, base) == 0
-
-
-# --- candidates and selection -------------------------------------------------------------------------------------------------
 
 
 def test_candidates_are_differences_of_means() -> None:
@@ -449,9 +154,6 @@ def test_screening_reads_less_and_still_finds_the_planted_direction(planted: Pla
     assert screened.spend.tokens < full.spend.tokens
     assert screened.spend.trials == full.spend.trials
     assert screened.details["bypass_score"] < 0
-
-
-# --- the attack ---------------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -581,3 +283,12 @@ def test_prompts_whose_behaviour_disagrees_are_left_out(planted: Planted) -> Non
     (mixed,) = run(replace(planted, view=mislabelled), prompt_counts=(128,))
     assert (mixed.details["layer"], mixed.details["position"]) == (clean.details["layer"], clean.details["position"])
     assert mixed.details["bypass_score"] == pytest.approx(clean.details["bypass_score"], abs=0.5)
+
+
+def test_every_way_to_refuse_is_found_not_only_the_commonest() -> None:
+    """A model that begins fewer of its refusals with "cannot" never shows it in a greedy answer."""
+    planted = planted_refusal(noise=True)
+    head, words = planted.target.model.lm_head.weight.data, planted.target.tokenizer.convert_tokens_to_ids
+    head[words("cannot")] = head[words("you")] = 0.99 * head[words("sorry")]
+    (checkpoint,) = run(planted, refusal_phrases=("sorry", "cannot"), answer_tokens=1, prompt_counts=(8,))
+    assert {"sorry", "cannot"} <= set(checkpoint.details["refusal_tokens"])

@@ -130,6 +130,7 @@ class Tar(Defense):
         "63.9 %, against 72.5 % of a refusal-trained model. Known to break it: longer warm-up with cosine decay, LoRA, abliteration."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
 
     @property
     def withholds(self) -> str:  # type: ignore[override]
