@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -53,12 +55,12 @@ def test_a_cohort_comes_to_what_its_runs_come_to_alone(target: Target, *, lora: 
     single = {(run, step): found for run, each in enumerate(declarations) for step, found in alone(target, each).items()}
     meters = [Meter() for _ in declarations]
     seen = set()
-    for look in Cohort(target, declarations, meters).run():
-        assert look.moment is not None
-        weights, loss, spend = single[look.run, look.moment.step]
-        seen.add((look.run, look.moment.step))
-        assert look.moment.loss == pytest.approx(loss, abs=1e-4)
-        shown = dict(look.moment.model.named_parameters())
+    cohort = Cohort(target, declarations, meters)
+    for look in itertools.chain.from_iterable(cohort.run()):
+        weights, loss, spend = single[look.run, look.step]
+        seen.add((look.run, look.step))
+        assert look.loss == pytest.approx(loss, abs=1e-4)
+        shown = dict(cohort.show(look.run).named_parameters())
         for name, value in weights.items():
             mine = shown[name][tuple(slice(0, size) for size in value.shape)]
             assert torch.allclose(mine, value, atol=5e-5), name
@@ -68,21 +70,30 @@ def test_a_cohort_comes_to_what_its_runs_come_to_alone(target: Target, *, lora: 
     assert seen == set(single)
 
 
-def test_a_model_that_is_shown_answers_as_the_one_trained_alone(target: Target) -> None:
-    declarations = [declared(run, lora=True) for run in range(3)]
+@pytest.mark.parametrize("lora", [False, True])
+def test_models_that_are_shown_answer_as_those_trained_alone(target: Target, *, lora: bool) -> None:
+    declarations = [declared(run, lora=lora) for run in range(4)]
     ids = torch.arange(12).reshape(1, -1) + 10
 
-    def logits(model: PreTrainedModel) -> torch.Tensor:
+    def logits(model: PreTrainedModel, rows: int = 1) -> torch.Tensor:
         with torch.no_grad():
-            return model(input_ids=ids).logits
+            return model(input_ids=ids.repeat(rows, 1)).logits
 
     wanted = {}
     for run, each in enumerate(declarations):
         for moment in fine_tune(target, each, Meter()):
             wanted[run, moment.step] = logits(moment.model)
-    for look in Cohort(target, declarations, [Meter() for _ in declarations]).run():
-        assert look.moment is not None
-        assert torch.allclose(logits(look.moment.model), wanted[look.run, look.moment.step], atol=1e-3)
+    cohort = Cohort(target, declarations, [Meter() for _ in declarations])
+    several = 0
+    for looks in cohort.run():
+        runs = [look.run for look in looks][::-1]  # in another order, and not all
+        right = torch.cat([wanted[run, looks[0].step] for run in runs])
+        with cohort.together(runs) as model:
+            assert torch.allclose(logits(model, len(runs)), right, atol=1e-3)
+        for look in looks:
+            assert torch.allclose(logits(cohort.show(look.run)), wanted[look.run, look.step], atol=1e-3)
+        several += len(runs) > 1
+    assert several >= 3
 
 
 def test_who_leaves_is_not_seen_again_and_disturbs_nobody(target: Target) -> None:
@@ -90,13 +101,12 @@ def test_who_leaves_is_not_seen_again_and_disturbs_nobody(target: Target) -> Non
     last = {run: max(alone(target, each).items())[1] for run, each in enumerate(declarations)}
     cohort = Cohort(target, declarations, [Meter() for _ in declarations])
     steps: dict[int, list[int]] = {}
-    for look in cohort.run():
-        assert look.moment is not None
-        steps.setdefault(look.run, []).append(look.moment.step)
-        if look.run == 1 and look.moment.step == 2:
+    for look in itertools.chain.from_iterable(cohort.run()):
+        steps.setdefault(look.run, []).append(look.step)
+        if look.run == 1 and look.step == 2:
             cohort.leave(1)
-        if (look.run, look.moment.step) == (2, 12):
-            shown = dict(look.moment.model.named_parameters())
+        if (look.run, look.step) == (2, 12):
+            shown = dict(cohort.show(2).named_parameters())
             assert all(torch.allclose(shown[name], value, atol=5e-5) for name, value in last[2][0].items())
     assert steps == {0: [1, 2, 5, 8], 1: [1, 2], 2: [1, 2, 5, 8, 12]}
 
@@ -105,9 +115,9 @@ def test_a_run_that_is_lost_takes_no_other_with_it(target: Target) -> None:
     sane = declared(0, lora=False)
     settings = sane.settings.model_copy(update={"learning_rate": 1e30, "clip_norm": None, "optimiser": "sgd", "warmup_steps": 0})
     lost = FineTuning(EXAMPLES[:16], settings, 8, PROBES, seed=1)
-    looks = list(Cohort(target, [lost, sane], [Meter(), Meter()]).run())
+    looks = list(itertools.chain.from_iterable(Cohort(target, [lost, sane], [Meter(), Meter()]).run()))
     assert [look.error is not None for look in looks if look.run == 0][-1]
-    assert [look.moment.step for look in looks if look.run == 1 and look.moment] == [1, 2, 5, 8]
+    assert [look.step for look in looks if look.run == 1] == [1, 2, 5, 8]
 
 
 def test_the_target_is_left_as_it_was(target: Target) -> None:

@@ -28,7 +28,7 @@ from tempering.data.chat import IGNORED, Encoded
 from tempering.models import Target
 from tempering.training.adapters import add_lora
 from tempering.training.flops import FlopCount
-from tempering.training.loop import Moment, NonFiniteLoss, autocast, batches, charge, optimiser_over, schedule_of, show_average
+from tempering.training.loop import NonFiniteLoss, autocast, batches, charge, optimiser_over, schedule_of, show_average
 from tempering.training.meter import Meter
 from tempering.training.settings import FineTuning, LoraSettings
 from tempering.training.stacked import CannotStack, stack
@@ -41,12 +41,14 @@ class Look:
 
     Attributes:
         run: its place among the declarations.
-        moment: the run as it stands; ``None`` where it is lost.
-        error: why it is.
+        step: optimizer steps done.
+        loss: of the last step.
+        error: why it is lost; ``None`` while it is not.
     """
 
     run: int
-    moment: Moment | None = None
+    step: int
+    loss: float
     error: NonFiniteLoss | None = None
 
 
@@ -95,11 +97,12 @@ class Cohort:
         """Train a run no further; it is not seen again."""
         self._leaving.add(run)
 
-    def run(self) -> Iterator[Look]:
+    def run(self) -> Iterator[tuple[Look, ...]]:
         """Train all runs to their ends.
 
         Yields:
-            After each step the runs that are to be looked at then, in order; the model that is shown is valid until the next is asked for.
+            After a step the runs that are to be looked at then, in order, and those that are lost. What :meth:`show` and
+            :meth:`together` show of them is valid until the next are asked for.
         """
         step = 0
         while self._running:
@@ -107,16 +110,45 @@ class Cohort:
             started = time.perf_counter()
             losses = self._step()
             seconds = (time.perf_counter() - started) / len(self._running)
-            for place, (run, loss) in enumerate(zip(tuple(self._running), losses, strict=True)):
+            looks = []
+            for run, loss in zip(self._running, losses, strict=True):
                 run.meter.worked(seconds)
                 if not math.isfinite(loss):
                     self._leaving.add(run.place)
-                    yield Look(run.place, error=NonFiniteLoss(f"the loss is {loss} at step {step}"))
+                    looks.append(Look(run.place, step, loss, NonFiniteLoss(f"the loss is {loss} at step {step}")))
                 elif step in run.declaration.probes:
-                    yield Look(run.place, Moment(step, self._shown(place, run), loss))
+                    looks.append(Look(run.place, step, loss))
                 if step >= run.declaration.steps:
                     self._leaving.add(run.place)
+            if looks:
+                yield tuple(looks)
             self._let_go()
+
+    def show(self, run: int) -> PreTrainedModel:
+        """One run as a plain model, in the bank's own memory; valid until another is shown or training goes on."""
+        place = self._place(run)
+        show_average(self._running[place].optimiser, shown=True)
+        weights = dict(self._window.named_parameters())
+        for name, value in self._bank.version(place):
+            weights[name].data = value
+        settings = self._running[place].declaration.lora
+        if settings is not None:
+            for module in self._window.modules():
+                if isinstance(module, LoraLayer):
+                    module.scaling["default"] = settings.alpha / settings.rank
+        return self._window
+
+    @contextmanager
+    def together(self, runs: Sequence[int]) -> Iterator[PreTrainedModel]:
+        """Some runs as one stacked model, whose rows are those of the first run, then of the second, and so on.
+
+        Weights, modes and what is shown are put back afterwards.
+        """
+        places = [self._place(run) for run in runs]
+        for place in places:
+            show_average(self._running[place].optimiser, shown=True)
+        with self._bank.only(places):
+            yield self._model
 
     def _step(self) -> list[float]:
         """One step of every run; the loss of each. A run whose loss is not finite does not move."""
@@ -143,18 +175,8 @@ class Cohort:
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return [float(loss) for loss in losses.detach()]
 
-    def _shown(self, place: int, run: _Run) -> PreTrainedModel:
-        """One run as a plain model, in the bank's own memory."""
-        show_average(run.optimiser, shown=True)
-        weights = dict(self._window.named_parameters())
-        for name, value in self._bank.version(place):
-            weights[name].data = value
-        if run.declaration.lora is not None:
-            settings = run.declaration.lora
-            for module in self._window.modules():
-                if isinstance(module, LoraLayer):
-                    module.scaling["default"] = settings.alpha / settings.rank
-        return self._window
+    def _place(self, run: int) -> int:
+        return next(place for place, each in enumerate(self._running) if each.place == run)
 
     def _let_go(self) -> None:
         """Take runs that left out of the pass."""

@@ -16,6 +16,7 @@ that drops out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -119,20 +120,45 @@ class Bank:
         chosen = torch.as_tensor(list(rows), dtype=torch.int64, device=self.weights.device)
         self.weights, self.gradients = self.weights[chosen], self.gradients[chosen]
         self.facts = {name: fact[chosen] for name, fact in self.facts.items()}
-        for place in self.places:
-            if place.name in self._parameters:
-                _point(self._parameters[place.name], self._view(self.weights, place), self._view(self.gradients, place))
+        self._show(self.weights, self.gradients)
         if self._parts:
             self._parts = [self._parts[row] for row in rows]
             for row, slope, (matrices, others) in zip(self.weights, self.gradients, self._parts, strict=True):
                 _point(matrices, row[: self.matrices], slope[: self.matrices])
                 _point(others, row[self.matrices :], slope[self.matrices :])
 
+    @contextmanager
+    def only(self, rows: Sequence[int]) -> Iterator[None]:
+        """Let the stacked layers hold these versions alone, in this order, for the block, to be asked and not trained.
+
+        Args:
+            rows: versions.
+        """
+        if list(rows) == list(range(self.versions)):
+            yield
+            return
+        chosen = torch.as_tensor(list(rows), dtype=torch.int64, device=self.weights.device)
+        weights, facts = self.weights[chosen], dict(self.facts)
+        self.facts = {name: fact[chosen] for name, fact in facts.items()}
+        self._show(weights, None)
+        try:
+            yield
+        finally:
+            self.facts = facts
+            self._show(self.weights, self.gradients)
+
+    def _show(self, weights: Tensor, gradients: Tensor | None) -> None:
+        """Let the stacked layers hold other tables."""
+        for place in self.places:
+            if place.name in self._parameters:
+                slope = None if gradients is None else self._view(gradients, place)
+                _point(self._parameters[place.name], self._view(weights, place), slope)
+
     def _view(self, table: Tensor, place: Place) -> Tensor:
         return table[:, place.start : place.stop].view(len(table), *place.shape)
 
 
-def _point(parameter: nn.Parameter, value: Tensor, slope: Tensor) -> None:
+def _point(parameter: nn.Parameter, value: Tensor, slope: Tensor | None) -> None:
     """Let a parameter be another stretch of memory; the optimiser that knows it does not notice."""
     parameter.grad = None  # of another shape, which the new value would not go with
     parameter.data = value
