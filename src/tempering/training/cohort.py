@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -87,6 +88,8 @@ class Cohort:
             self._window = add_lora(target.copy_model(), adapters[0][0].model_copy(update={"rank": rank}))
             known = {settings: FlopCount.of(add_lora(target.copy_model(), settings)) for settings in {settings for settings, _ in adapters}}
             counts = [known[settings] for settings, _ in adapters]
+        if self._autocast and self._model.device.type == "cpu":
+            attend_plainly(self._model)
         self._running = [
             _Run.of(place, target, declaration, meter, count, parts)
             for place, (declaration, meter, count, parts) in enumerate(zip(declarations, meters, counts, self._bank.parts(), strict=True))
@@ -234,6 +237,13 @@ class _Run:
         self.optimiser.step()
         self.schedule.step()
         charge(self.meter, self.count, examples, encoded)
+
+
+def attend_plainly(model: PreTrainedModel) -> None:
+    """Let a model compute attention as two products: on a CPU, in bfloat16, the fused kernel takes several times as long, backwards above all."""
+    decoder = model.get_base_model() if isinstance(model, PeftModel) else model
+    with suppress(ValueError):  # an architecture that has no such form
+        decoder.set_attn_implementation("eager")
 
 
 def _adapters(declaration: FineTuning) -> LoraSettings:
