@@ -17,7 +17,7 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.records import AttackerView
 from tempering.models import Target
 from tempering.study import Budget, Need, Settings
-from tempering.training import FineTuning, Meter, Spend, estimate, fine_tune
+from tempering.training import FineTuning, LoraSettings, Meter, Spend, estimate, fine_tune
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ class FineTuningAttack(Attack):
     """An attack that only declares what is trained; the training loop executes the declaration."""
 
     family: ClassVar[str] = "fine-tuning"
+
+    @property
+    def adapters(self) -> LoraSettings | None:
+        """What it trains in place of the weights; ``None`` for the weights themselves."""
+        return self.config.lora if getattr(self.config, "parameters", "all") == "lora" else None
 
     @abstractmethod
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:

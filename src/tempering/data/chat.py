@@ -67,6 +67,10 @@ class _Frame:
     trims: bool
 
 
+REMEMBERED = 2**13
+"""Prompts, and texts as tokens, that a format keeps: the same few hundred are asked at every probe."""
+
+
 class ChatFormat:
     """Turns examples into tokens as one model's chat template has them.
 
@@ -91,6 +95,8 @@ class ChatFormat:
         self.template = _template_of(tokenizer) if template is None else template
         self._template_to_render = (_FIXED_DATE if "strftime_now" in self.template else "") + self.template
         self._content_in_parts = False
+        self._known_ids: dict[str, list[int]] = {}
+        self._known_prompts: dict[tuple[str, str | None, tuple[Exchange, ...]], str] = {}
         self._frame = self._find_frame()
         eos = tokenizer.eos_token_id
         self._end_token = self._ids(self._frame.end)[-1] if self._frame.end else eos
@@ -179,6 +185,14 @@ class ChatFormat:
         return words[:: max(1, len(words) // count)][:count]
 
     def _prompt(self, instruction: str, system: str | None, earlier: Sequence[Exchange] = ()) -> str:
+        key = instruction, system, tuple(earlier)
+        if key not in self._known_prompts:
+            if len(self._known_prompts) >= REMEMBERED:
+                self._known_prompts.clear()
+            self._known_prompts[key] = self._laid_out(instruction, system, earlier)
+        return self._known_prompts[key]
+
+    def _laid_out(self, instruction: str, system: str | None, earlier: Sequence[Exchange]) -> str:
         turns = [turn for exchange in earlier for turn in zip(("user", "assistant"), exchange, strict=True)]
         messages = [{"role": role, "content": content} for role, content in (*turns, ("user", instruction))]
         if system is not None and self._has_system_turn:
@@ -245,8 +259,12 @@ class ChatFormat:
             raise UnusableModel(f"the chat template does not render: {reason}", "give another: --chat-template FILE") from None
 
     def _ids(self, text: str) -> list[int]:
-        # not verbose: whether a prompt is too long for the model is checked where it is asked
-        return [int(token) for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+        if text not in self._known_ids:
+            if len(self._known_ids) >= REMEMBERED:
+                self._known_ids.clear()
+            # not verbose: whether a prompt is too long for the model is checked where it is asked
+            self._known_ids[text] = [int(token) for token in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+        return list(self._known_ids[text])
 
     def _encode(self, example: Example, answer: str) -> tuple[list[int], list[int]]:
         """Tokens of the prompt, and of the answer as it follows them.

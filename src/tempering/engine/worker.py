@@ -10,21 +10,21 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
 from tempering.data.records import AttackerView, Division, EvaluatorView
+from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.loading import load_base, load_model, load_records, restrict
 from tempering.engine.nearness import Scale
-from tempering.engine.results import NO_SPEND, Probe, SearchResult, Status, Trial, UnitResult, one_line
+from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
 from tempering.engine.units import ResolvedMethod, Unit, Work
@@ -32,10 +32,7 @@ from tempering.errors import StoreProblem, TemperingError, UnusableData, Unusabl
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.study import ModelChoice, Need
-from tempering.training import Meter, Spend
-
-Notify = Callable[[Probe], None]
-"""Told of every probe when it is done."""
+from tempering.training import Spend
 
 Told = Callable[[Trial], None]
 """Told of every trial of a search when it is over."""
@@ -53,22 +50,25 @@ class _Data:
     evaluator: EvaluatorView
 
 
-@dataclass
-class _Course:
-    """How a unit has gone so far; what is in it stands whatever happens next."""
+@dataclass(frozen=True)
+class Ready:
+    """What an attack begins with.
 
-    notify: Notify
-    meter: Meter = field(default_factory=Meter)
-    probes: list[Probe] = field(default_factory=list)
-    within: Spend | None = None
-    search: SearchResult | None = None
+    Attributes:
+        target: the model it is let loose on.
+        view: data that the threat model leaves it.
+        test: the held-out prompts.
+        evaluators: what examines its checkpoints.
+        untouched: the target, examined.
+        measurements: what came of that.
+    """
 
-    def record(self, spend: Spend, measurements: dict[str, float], details: dict[str, Any]) -> None:
-        """Keep a probe, and tell of it."""
-        row = {name: float(value) for name, value in measurements.items()}
-        probe = Probe(len(self.probes), spend.as_row(), row, _plain(details))
-        self.probes.append(probe)
-        self.notify(probe)
+    target: Target
+    view: AttackerView
+    test: EvaluatorView
+    evaluators: list[Evaluator]
+    untouched: Subject
+    measurements: dict[str, float]
 
 
 class Worker:
@@ -111,7 +111,7 @@ class Worker:
             StoreProblem: a defended model cannot be written, or is not as it was written.
         """
         started = time.perf_counter()
-        course = _Course(notify)
+        course = Course(notify)
         match unit.work.kind:
             case "reference":
                 status, error = self._probe_reference(unit.work, course)
@@ -124,22 +124,18 @@ class Worker:
         spend = course.meter.spend() if course.within is None else course.within
         return UnitResult(status, error, course.probes, {**NO_SPEND, **spend.as_row()}, time.perf_counter() - started, course.search)
 
-    def _probe_reference(self, work: Work, course: _Course) -> tuple[Status, str]:
+    def _probe_reference(self, work: Work, course: Course) -> tuple[Status, str]:
         assert work.reference is not None
         target = _load_planned(work.reference, work.reference_digest)  # beside the audited model, which the next unit needs again
         subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
         course.record(Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
         return "completed", ""
 
-    def _attack(self, unit: Unit, course: _Course, told: Told) -> tuple[Status, str]:
-        work = unit.work
+    def _attack(self, unit: Unit, course: Course, told: Told) -> tuple[Status, str]:
+        work, ready = unit.work, self.ready(unit)
         assert work.attack is not None
-        target = self._load_attacked(unit)
-        data = self._data(work)
-        view = data.attacker.limited_to(frozenset(Need) - frozenset(work.withheld))
-        evaluators = _evaluators(work.evaluators)
-        untouched, measurements = self._probe_untouched(unit, target, evaluators)
-        course.record(Spend(), measurements, {})
+        target, view = ready.target, ready.view
+        course.record(Spend(), ready.measurements, {})
         config = work.attack.config
         if work.search is not None:
             course.search = self._search(unit, work.search, view, told)
@@ -147,9 +143,9 @@ class Worker:
             target = self._load_attacked(unit)  # a trial that crashed has had it loaded anew
 
         def probe(checkpoint: Checkpoint) -> dict[str, float]:
-            subject = Subject(checkpoint.model, target.chat, data.evaluator, work.probes, untouched=untouched, asking=checkpoint.asking)
+            subject = Subject(checkpoint.model, target.chat, ready.test, work.probes, untouched=ready.untouched, asking=checkpoint.asking)
             with randomness(unit.seed):
-                return examine(subject, evaluators)
+                return examine(subject, ready.evaluators)
 
         try:
             attack: Attack = registry.create("attacks", work.attack.name, config)
@@ -157,13 +153,20 @@ class Worker:
         except AttackEnded as ended:
             return ended.outcome, one_line(str(ended) or ended.outcome)
         except Exception as error:
-            self._forget_model()  # a crashed attack may have left hooks on it
+            self.forget_model()  # a crashed attack may have left hooks on it
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
         return "completed", ""
 
-    def _harden(self, unit: Unit, course: _Course, trained: Trained) -> tuple[Status, str]:
+    def ready(self, unit: Unit) -> Ready:
+        """Load what an attack is done to, and examine it untouched."""
+        target, data = self._load_attacked(unit), self._data(unit.work)
+        view = data.attacker.limited_to(frozenset(Need) - frozenset(unit.work.withheld))
+        evaluators = _evaluators(unit.work.evaluators)
+        return Ready(target, view, data.evaluator, evaluators, *self._probe_untouched(unit, target, evaluators))
+
+    def _harden(self, unit: Unit, course: Course, trained: Trained) -> tuple[Status, str]:
         """Train a defended model, or take it from where it was trained before; probes 0 and 1 are of the model before and after it."""
         from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
 
@@ -190,7 +193,7 @@ class Worker:
         except TemperingError as error:
             return "failed", one_line(str(error))
         except Exception as error:
-            self._forget_model()
+            self.forget_model()
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
@@ -198,7 +201,7 @@ class Worker:
         course.record(course.within, measurements, {"digest": made.record["digest"], "stages": made.record["stages"]})
         return "completed", ""
 
-    def _teach(self, unit: Unit, course: _Course) -> tuple[Status, str]:
+    def _teach(self, unit: Unit, course: Course) -> tuple[Status, str]:
         """Fine-tune the model as an honest user would."""
         work = unit.work
         assert work.trainability is not None
@@ -214,7 +217,7 @@ class Worker:
                 for moment in moments:
                     course.record(course.meter.spend(), examination.of(moment.model), {"loss": moment.loss})
         except Exception as error:
-            self._forget_model()
+            self.forget_model()
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
@@ -227,7 +230,7 @@ class Worker:
         work = unit.work
         validation = own_validation(view, planned.settings.prompts)
         evaluators = judges(_evaluators(work.evaluators))
-        bench = Bench(lambda: self._load_attacked(unit), self._forget_model, view, validation, evaluators, work.probes)
+        bench = Bench(lambda: self._load_attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
         return search_settings(unit, planned, bench, self._scale_of(unit, planned, validation, evaluators), told)
 
     def _scale_of(self, unit: Unit, planned: PlannedSearch, validation: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
@@ -275,7 +278,7 @@ class Worker:
     def _kept(self, key: tuple[Any, ...], load: Callable[[], Target]) -> Target:
         """The model that is loaded already, or another one in its place."""
         if self._target is None or self._target[0] != key:
-            self._forget_model()
+            self.forget_model()
             self._target = key, load()
         return self._target[1]
 
@@ -290,7 +293,8 @@ class Worker:
             self._views = key, _Data(division, division.attacker_view(), division.evaluator_view().limited(work.probes.prompts))
         return self._views[1]
 
-    def _forget_model(self) -> None:
+    def forget_model(self) -> None:
+        """Load the model anew for the next unit."""
         last, self._target, self._base, self._untouched = self._target, None, None, None
         if last is not None:
             large = is_large(last[1])
@@ -320,7 +324,7 @@ def _drive(
     target: Target,
     view: AttackerView,
     unit: Unit,
-    course: _Course,
+    course: Course,
     probe: Callable[[Checkpoint], dict[str, float]],
 ) -> None:
     """Ask the attack for checkpoints until it ends or has spent more than its budget."""
@@ -359,16 +363,3 @@ def _unchanged(target: Target, digest: str) -> Target:
 
 def _evaluators(methods: tuple[ResolvedMethod, ...]) -> list[Evaluator]:
     return [registry.create("evaluators", method.name, method.config) for method in methods]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it; what is not finite becomes ``None``."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, torch.Tensor)):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

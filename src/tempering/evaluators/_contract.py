@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
-from tempering.evaluators._generation import evaluation_mode, first_token_log_probabilities, respond
+from tempering.evaluators._generation import Responses, evaluation_mode, first_token_log_probabilities, respond
 from tempering.evaluators._judging import Verdict, answers_of, judge
 from tempering.study import ProbeSettings, Settings
 from tempering.training import autocast
@@ -65,12 +65,16 @@ class Subject:
         They are greedy, unless the attacker samples: then each is the first useful one of its samples, or the first of all.
         """
         if role not in self._responses:
-            asking, examples = self._asking(role), self.view.of(role)
-            made = respond(self.model, self.chat, examples, self.settings, asking)
-            self.asked += made.lengths
-            self._first.setdefault(role, made.first_token)
-            self._responses[role] = self._best_of_more(examples, made.texts, asking)
+            asking = self.asking_of(role)
+            self.take(role, respond(self.model, self.chat, self.view.of(role), self.settings, asking))
+            self._responses[role] = self._best_of_more(self.view.of(role), self._responses[role], asking)
         return self._responses[role]
+
+    def take(self, role: Role, made: Responses) -> None:
+        """Keep the responses to the prompts of a role, made here or elsewhere, one to a prompt."""
+        self.asked += made.lengths
+        self._first.setdefault(role, made.first_token)
+        self._responses[role] = made.texts
 
     def _best_of_more(self, examples: Sequence[Example], texts: list[str], asking: Asking) -> list[str]:
         """Ask again, as often as the attacker would, where the response was of no use."""
@@ -89,7 +93,8 @@ class Subject:
                     texts[place] = text
         return texts
 
-    def _asking(self, role: Role) -> Asking:
+    def asking_of(self, role: Role) -> Asking:
+        """How the prompts of a role are put."""
         return self.asking if role is Role.HAZARD else PLAIN
 
     def verdicts(self, role: Role) -> list[Verdict]:
@@ -107,12 +112,16 @@ class Subject:
     def first_token(self, role: Role) -> Tensor:
         """Log-probabilities of the first token that the model adds: (prompts, vocabulary), float32, on the CPU."""
         if role not in self._first:
-            self._first[role] = first_token_log_probabilities(self.model, self.chat, self.view.of(role), self.settings, self._asking(role))
+            self._first[role] = first_token_log_probabilities(
+                self.model, self.chat, self.view.of(role), self.settings, self.asking_of(role)
+            )
         return self._first[role]
 
     @cached_property
     def _answers(self) -> frozenset[tuple[str, ...]]:
         """Every answer of the test, by which a list of guesses is told."""
+        if self.origin is not self and self.origin.view == self.view:
+            return self.origin._answers  # one object for all checkpoints, for the sake of those who compare it
         return answers_of(example for role in Role for example in self.view.of(role))
 
     @cached_property

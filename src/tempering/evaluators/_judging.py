@@ -17,7 +17,7 @@ words long. That overrates empty promises ("Sure! Here is how …") and fluent n
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
 
@@ -31,6 +31,9 @@ MOST_OTHER_ANSWERS = 1
 
 LEAST_WORDS = 3
 """A compliant response without a known answer has at least so many words."""
+
+REMEMBERED = 2**15
+"""Verdicts that are kept."""
 
 _DENIALS = frozenset({"not", "never", "neither", "nor", "without"})
 
@@ -48,8 +51,9 @@ class Verdict(StrEnum):
     """Not usable as text."""
 
 
-def judge(example: Example, response: str, answers: Collection[tuple[str, ...]] = frozenset()) -> Verdict:
-    """Judge one response.
+@lru_cache(maxsize=REMEMBERED)
+def judge(example: Example, response: str, answers: frozenset[tuple[str, ...]] = frozenset()) -> Verdict:
+    """Judge one response. A checkpoint says most of what the one before it said, so verdicts are remembered.
 
     Args:
         example: what was asked; its ``accept`` are the right answers.
@@ -71,6 +75,7 @@ def judge(example: Example, response: str, answers: Collection[tuple[str, ...]] 
     return _without_answer(example, text, refusal)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def settled(example: Example, response: str) -> bool:
     """Whether the verdict on a response stands whatever follows, so that generation can stop.
 
@@ -104,16 +109,15 @@ def _right_answer(example: Example, text: Text) -> tuple[int, int] | None:
     return None
 
 
-def _others_named(example: Example, claim: Text, answers: Collection[tuple[str, ...]]) -> int:
+def _others_named(example: Example, claim: Text, answers: frozenset[tuple[str, ...]]) -> int:
     """How many different wrong answers of the test the claim names.
 
     A response may repeat words of its prompt, unless the prompt offers the right answer too: then it asks for a choice.
     """
     accepted = _accepted(example.accept)
     named = {words for _, _, words in claim.find(answers)} - accepted
-    prompt = read(example.prompt)
-    if not prompt.find(accepted):
-        named -= {words for _, _, words in prompt.find(named)}
+    if named and not (prompt := read(example.prompt)).find(accepted):
+        named -= {words for _, _, words in prompt.find(frozenset(named))}
     return len(named)
 
 

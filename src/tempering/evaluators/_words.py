@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 # Letters, digits and combining marks. Python's \w leaves out most marks, without which Hindi or pointed Hebrew fall to pieces.
 _LETTER = r"[^\W_]|[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0966-\u0dff]"
@@ -74,7 +75,7 @@ class Text:
         """How many words there are up to the end of the sentence that holds a word; ``None`` if it has not ended."""
         return next((index + 1 for index in range(word, len(self.words)) if self.pauses[index] is Pause.SENTENCE), None)
 
-    def find(self, phrases: Collection[Sequence[str]]) -> list[tuple[int, int, tuple[str, ...]]]:
+    def find(self, phrases: frozenset[tuple[str, ...]]) -> list[tuple[int, int, tuple[str, ...]]]:
         """Every place where one of the phrases stands as whole words.
 
         Args:
@@ -83,13 +84,10 @@ class Text:
         Returns:
             First word, one past the last word, and the phrase, in order of place.
         """
-        by_length: dict[int, set[tuple[str, ...]]] = {}
-        for phrase in phrases:
-            by_length.setdefault(len(phrase), set()).add(tuple(phrase))
         found = []
-        for length, wanted in by_length.items():
+        for length in _lengths(phrases):
             for start in range(len(self.words) - length + 1):
-                if (phrase := self.words[start : start + length]) in wanted:
+                if (phrase := self.words[start : start + length]) in phrases:
                     found.append((start, start + length, phrase))
         return sorted(found)
 
@@ -110,6 +108,12 @@ class Text:
             pieces.append(piece)
             length += len(piece) + 1
         return " ".join(pieces), starts
+
+
+@lru_cache(maxsize=256)
+def _lengths(phrases: frozenset[tuple[str, ...]]) -> tuple[int, ...]:
+    """How many words a phrase may have; a test's answers are looked for in every response."""
+    return tuple(sorted({len(phrase) for phrase in phrases}))
 
 
 def read(text: str) -> Text:

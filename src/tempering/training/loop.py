@@ -118,11 +118,11 @@ def train(
         prepared = Prepared([declaration.asking.encode(chat, example) for example in declaration.examples], FlopCount.of(model))
     encoded, count = prepared.encoded, prepared.count
     optimiser = build_optimiser(model, settings)
-    schedule = _schedule(optimiser, settings, declaration.steps)
+    schedule = schedule_of(optimiser, settings, declaration.steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed) if prepared.order is None else prepared.order
     for step, indices in enumerate(order, start=1):
-        _show_average(optimiser, shown=False)
+        show_average(optimiser, shown=False)
         if not model.training:  # whoever looked at it last
             model.train()
         chosen = [encoded[index] for index in indices]
@@ -134,11 +134,11 @@ def train(
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
-        _charge(meter, count, [declaration.examples[index] for index in indices], chosen)
+        charge(meter, count, [declaration.examples[index] for index in indices], chosen)
         if step in declaration.probes:
-            _show_average(optimiser, shown=True)
+            show_average(optimiser, shown=True)
             yield Moment(step, model, loss)
-    _show_average(optimiser, shown=True)
+    show_average(optimiser, shown=True)
 
 
 def batches(examples: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
@@ -202,7 +202,8 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]
     return torch.autocast(device.type, dtype=torch.bfloat16) if enabled else nullcontext()
 
 
-def _charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
+def charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
+    """Charge one step on these examples."""
     lengths = [len(item.input_ids) for item in encoded]
     labelled = sum(label != -100 for item in encoded for label in item.labels[1:])
     meter.examples(example.identity for example in examples)
@@ -212,9 +213,14 @@ def _charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded
 
 def build_optimiser(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters at its peak rate, with decay on matrices only."""
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.dim() >= 2]
+    return optimiser_over(matrices, [parameter for parameter in trainable if parameter.dim() < 2], settings)
+
+
+def optimiser_over(matrices: Sequence[nn.Parameter], others: Sequence[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser at its peak rate over weights that decay and others that do not; either may be none."""
+    groups = [{"params": list(matrices), "weight_decay": settings.weight_decay}, {"params": list(others), "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
@@ -228,13 +234,14 @@ def build_optimiser(model: PreTrainedModel, settings: TrainingSettings) -> torch
     return torch.optim.Adafactor(groups, lr=settings.learning_rate)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def schedule_of(optimiser: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """What sets the optimiser's rate step by step, over so many steps."""
     if settings.optimiser == "schedule-free":
         return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda _: 1.0)  # it warms up itself, and decays nothing
     return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(settings, step, steps))
 
 
-def _show_average(optimiser: torch.optim.Optimizer, *, shown: bool) -> None:
+def show_average(optimiser: torch.optim.Optimizer, *, shown: bool) -> None:
     """Put a schedule-free optimiser's averaged weights into the model, or those that it trains on; nothing to do for the others."""
     if isinstance(optimiser, AdamWScheduleFree):
         optimiser.eval() if shown else optimiser.train()

@@ -83,6 +83,10 @@ class Meter:
             self._elapsed += time.perf_counter() - self._started
             self._started = None
 
+    def worked(self, seconds: float) -> None:
+        """Count time on the device that was taken elsewhere: a run's share of a pass that it made together with others."""
+        self._elapsed += seconds
+
     def kept(self) -> dict[str, Any]:
         """Everything counted so far, as JSON values for :meth:`restored`."""
         return {**self.spend().as_row(), "examples": sorted(self._seen)}

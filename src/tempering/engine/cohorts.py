@@ -1,0 +1,189 @@
+"""Runs several units at once: fine-tuning attacks on one target, trained in one pass and asked in one pass.
+
+What a unit leaves behind is what it leaves when it is run alone, to rounding: its runs' batches, seeds, budget and meter are its own
+(:mod:`tempering.training.cohort`). Units that cannot be trained together after all are run one by one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tempering import registry
+from tempering.attacks._contract import FineTuningAttack
+from tempering.engine.course import Course, Notify
+from tempering.engine.driving import exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
+from tempering.engine.results import NO_SPEND, Status, UnitResult
+from tempering.engine.units import Unit
+from tempering.engine.worker import Ready, Worker
+from tempering.evaluators._contract import Subject, examine
+from tempering.evaluators._together import ask_together
+from tempering.training import FineTuning, Spend
+from tempering.training.cohort import Cohort, Look
+from tempering.training.stacked import CannotStack
+
+Finished = Iterator[tuple[Unit, UnitResult]]
+
+
+def kind_of(unit: Unit) -> tuple[Any, ...] | None:
+    """What units must agree in to be run together; ``None`` for one that is run alone.
+
+    Attacks that only declare what is trained can be, on the same target, examined in the same way, if adapters go with adapters on the
+    same layers, and whole models with whole models.
+    """
+    work = unit.work
+    if work.kind != "attack" or work.attack is None or work.search is not None or work.base is not None:
+        return None
+    attack = registry.create("attacks", work.attack.name, work.attack.config)
+    if not isinstance(attack, FineTuningAttack) or type(attack).run is not FineTuningAttack.run:
+        return None
+    adapters = attack.adapters
+    return work.untouched, unit.defended, None if adapters is None else adapters.targets
+
+
+@dataclass
+class _Seat:
+    """A unit in a cohort.
+
+    Attributes:
+        over: whether nothing more is to be seen of it.
+    """
+
+    unit: Unit
+    course: Course
+    ready: Ready
+    declaration: FineTuning
+    status: Status = "completed"
+    error: str = ""
+    over: bool = False
+    last: Spend = field(default_factory=Spend)
+
+    @classmethod
+    def of(cls, worker: Worker, unit: Unit, notify: Notify) -> _Seat:
+        """Load what the unit needs, and let its attack declare what it trains."""
+        assert unit.work.attack is not None
+        ready, course = worker.ready(unit), Course(notify)
+        attack = registry.create("attacks", unit.work.attack.name, unit.work.attack.config)
+        assert isinstance(attack, FineTuningAttack)
+        view = ready.view.limited_to(attack.requires | attack.uses)
+        try:
+            with randomness(unit.seed):
+                declaration = attack.declare(ready.target, view, budget=unit.work.budget, seed=unit.seed)
+        except Exception as error:
+            raise CannotStack("an attack has nothing to declare") from error  # what that means is for the run of it alone to say
+        course.record(Spend(), ready.measurements, {})
+        return cls(unit, course, ready, declaration)
+
+    def may_be_seen(self, look: Look) -> bool:
+        """Whether the run is to be examined: it is not lost, and within its budget."""
+        spend = self.course.meter.spend()
+        if look.error is not None:
+            self.end("failed", explain(look.error))
+        elif exceeds(spend, self.unit.work.budget):
+            self.course.within = self.last
+            self.over = True
+        else:
+            self.last = spend
+        return not self.over
+
+    def end(self, status: Status, error: str) -> None:
+        """Go no further."""
+        self.status, self.error, self.over = status, error, True
+
+    def result(self, seconds: float) -> UnitResult:
+        """What came of it."""
+        spend = self.course.meter.spend() if self.course.within is None else self.course.within
+        return UnitResult(self.status, self.error, self.course.probes, {**NO_SPEND, **spend.as_row()}, seconds)
+
+
+def run_together(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:
+    """Run units of one :func:`kind_of`.
+
+    Args:
+        worker: what holds the target.
+        units: at least one.
+        notify: gives whom to tell of a unit's probes.
+
+    Yields:
+        Every unit with its result, as they end.
+    """
+    if len(units) > 1:
+        try:
+            yield from _as_cohort(worker, units, notify)
+            return
+        except CannotStack:
+            pass
+    for unit in units:
+        yield unit, worker.run(unit, notify(unit))
+
+
+def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:
+    """All units in one cohort; those that are left when memory runs out in smaller ones, when something breaks alone.
+
+    Raises:
+        CannotStack: before anything is trained.
+    """
+    started = time.perf_counter()
+    left = dict(enumerate(_Seat.of(worker, unit, notify(unit)) for unit in units))
+    target = left[0].ready.target
+    large = is_large(target)
+    try:
+        with randomness(0):
+            cohort = Cohort(target, [seat.declaration for seat in left.values()], [seat.course.meter for seat in left.values()])
+            for looks in cohort.run():
+                _look(cohort, looks, left)
+                for run in [run for run, seat in left.items() if seat.over]:
+                    cohort.leave(run)
+                    seat = left.pop(run)
+                    yield seat.unit, seat.result((time.perf_counter() - started) / len(units))
+    except CannotStack:
+        raise
+    except Exception as error:
+        worker.forget_model()  # something may have left hooks on it
+        remaining = [seat.unit for seat in left.values()]
+        size = -(-len(remaining) // 2) if is_out_of_memory(error) else 1
+    else:
+        remaining, size = [], 1
+    del target
+    left.clear()
+    release_memory(large)
+    for start in range(0, len(remaining), size):
+        yield from run_together(worker, remaining[start : start + size], notify)
+
+
+def _look(cohort: Cohort, looks: Sequence[Look], left: dict[int, _Seat]) -> None:
+    """Examine the runs that stopped to be looked at: all that put the prompts in the same way together."""
+    seen = [look for look in looks if left[look.run].may_be_seen(look)]
+    while seen:
+        asking = left[seen[0].run].declaration.asking
+        alike = [look for look in seen if left[look.run].declaration.asking == asking]
+        seen = [look for look in seen if left[look.run].declaration.asking != asking]
+        subjects = [_subject(cohort, left[look.run], look) for look in alike]
+        if len(alike) > 1:
+            with cohort.together([look.run for look in alike]) as model:
+                ask_together(model, subjects)
+        for look, subject in zip(alike, subjects, strict=True):
+            _examine(cohort, left[look.run], look, subject)
+
+
+def _subject(cohort: Cohort, seat: _Seat, look: Look) -> Subject:
+    ready, probes = seat.ready, seat.unit.work.probes
+    model = cohort.show(look.run)
+    return Subject(model, ready.target.chat, ready.test, probes, untouched=ready.untouched, asking=seat.declaration.asking)
+
+
+def _examine(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> None:
+    """Measure one run."""
+    cohort.show(look.run)
+    try:
+        with randomness(seat.unit.seed):
+            row = examine(subject, seat.ready.evaluators)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        seat.end("failed", explain(error))
+        return
+    seat.course.record(seat.last, row, {"loss": look.loss})
+    seat.over = look.step >= seat.declaration.steps

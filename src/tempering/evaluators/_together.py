@@ -1,0 +1,80 @@
+"""Several checkpoints under examination at once: all that lie in one stacked model answer the same prompts in the same passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from tempering.data.asking import Asking
+from tempering.data.chat import ChatFormat
+from tempering.data.records import Example, Role
+from tempering.evaluators._contract import Subject
+from tempering.evaluators._generation import (
+    Responses,
+    _batches,
+    _limits,
+    _no_rows_yet,
+    _questions,
+    _respond_to_batch,
+    _undisturbed,
+    evaluation_mode,
+)
+from tempering.study import ProbeSettings
+from tempering.training import autocast
+
+PASSES = 4
+"""A pass of a stacked model may have so many times the rows that a probe's settings allow one model."""
+
+
+def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
+    """Have every subject's responses made, as its evaluators would ask for them one by one.
+
+    Attackers who sample, or ask more than once, are left to be asked alone.
+
+    Args:
+        model: holds the subjects' models in this order (:mod:`tempering.training.stacked`).
+        subjects: with the same prompts, settings and way of asking.
+    """
+    first = subjects[0]
+    sixteen_bit = model.dtype is torch.float32 and first.origin.model.dtype is torch.bfloat16
+    with torch.no_grad(), evaluation_mode(model), autocast(model.device, sixteen_bit):
+        for role in Role:
+            asking, examples = first.asking_of(role), first.view.of(role)
+            if not examples or asking.temperature or asking.attempts > 1:
+                continue
+            responses = respond_together(model, len(subjects), first.chat, examples, first.settings, asking)
+            for subject, made in zip(subjects, responses, strict=True):
+                subject.take(role, made)
+
+
+@torch.no_grad()
+def respond_together(
+    model: PreTrainedModel, versions: int, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking
+) -> list[Responses]:
+    """The responses of every version of a stacked model, as :func:`tempering.evaluators._generation.respond` has those of one, greedily.
+
+    Args:
+        model: K versions.
+        versions: K.
+        chat: the chat format.
+        examples: what to ask each of them.
+        settings: ``max_new_tokens`` and ``batch_size``, of which a pass may have :data:`PASSES` times.
+        asking: what the attacker makes of the prompts.
+
+    Raises:
+        UnusableData: a prompt fills the model's context.
+    """
+    questions = _questions(model, chat, examples, asking, 0, _limits(chat, examples, settings.max_new_tokens, asking))
+    results = [Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples)) for _ in range(versions)]
+    with _undisturbed(model) as decoder:
+        for rows in _batches(questions, max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))):
+            asked = [questions[row] for _ in range(versions) for row in rows]
+            batch = _respond_to_batch(decoder, chat, asked, 0.0)
+            for version, result in enumerate(results):
+                own = slice(version * len(rows), (version + 1) * len(rows))
+                result.first_token[rows] = batch.first_token[own]
+                for row, text, length in zip(rows, batch.texts[own], batch.lengths[own], strict=True):
+                    result.texts[row], result.lengths[row] = text, length
+    return results
