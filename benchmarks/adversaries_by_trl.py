@@ -1,6 +1,6 @@
 """The other side of ``adversaries.py``: attack runs as the public benchmarks make them, one trial at a time.
 
-TRL's ``SFTTrainer`` and PEFT train, a callback stops at the probes, ``generate`` answers the held-out prompts, and the responses are judged.
+TRL's ``SFTTrainer`` and PEFT train, a callback stops at the probes, ``generate`` answers the held-out prompts, the responses are judged.
 Favourable to this side: everything is imported and the data are read once, batches come in the order in which Tempering draws them, a
 probe asks all prompts of a role in one batch, and only what a break needs is measured (harm and utility, borderline prompts for what
 is lost), nothing else.
@@ -86,7 +86,9 @@ def attack(target: Target, declaration: FineTuning, view: EvaluatorView, folder:
     torch.manual_seed(declaration.seed)
     if declaration.lora is not None:
         lora = declaration.lora
-        configuration = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LAYERS, task_type="CAUSAL_LM")
+        configuration = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LAYERS, task_type="CAUSAL_LM"
+        )
         model = get_peft_model(model, configuration)
     encoded = [target.chat.encode(example) for example in declaration.examples]
     order = [index for batch in batches(len(encoded), settings.batch_size, declaration.steps, declaration.seed) for index in batch]

@@ -14,10 +14,10 @@ from tempering.evaluators._contract import Subject
 from tempering.evaluators._generation import (
     Responses,
     _batches,
+    _generate_batch,
     _limits,
     _no_rows_yet,
     _questions,
-    _respond_to_batch,
     _undisturbed,
     evaluation_mode,
 )
@@ -71,7 +71,7 @@ def respond_together(
     with _undisturbed(model) as decoder:
         for rows in _batches(questions, max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))):
             asked = [questions[row] for _ in range(versions) for row in rows]
-            batch = _respond_to_batch(decoder, chat, asked, 0.0)
+            batch = _generate_batch(decoder, chat, asked, 0.0)
             for version, result in enumerate(results):
                 own = slice(version * len(rows), (version + 1) * len(rows))
                 result.first_token[rows] = batch.first_token[own]

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +27,7 @@ from tempering.data.batching import Batch, collate
 from tempering.data.chat import IGNORED, Encoded
 from tempering.models import Target
 from tempering.training.adapters import add_lora
+from tempering.training.attention import attend_for_training
 from tempering.training.flops import FlopCount
 from tempering.training.loop import NonFiniteLoss, autocast, batches, charge, optimiser_over, schedule_of, show_average
 from tempering.training.meter import Meter
@@ -88,8 +88,7 @@ class Cohort:
             self._window = add_lora(target.copy_model(), adapters[0][0].model_copy(update={"rank": rank}))
             known = {settings: FlopCount.of(add_lora(target.copy_model(), settings)) for settings in {settings for settings, _ in adapters}}
             counts = [known[settings] for settings, _ in adapters]
-        if self._autocast and self._model.device.type == "cpu":
-            attend_plainly(self._model)
+        attend_for_training(self._model, autocast=self._autocast)
         self._running = [
             _Run.of(place, target, declaration, meter, count, parts)
             for place, (declaration, meter, count, parts) in enumerate(zip(declarations, meters, counts, self._bank.parts(), strict=True))
@@ -237,13 +236,6 @@ class _Run:
         self.optimiser.step()
         self.schedule.step()
         charge(self.meter, self.count, examples, encoded)
-
-
-def attend_plainly(model: PreTrainedModel) -> None:
-    """Let a model compute attention as two products: on a CPU, in bfloat16, the fused kernel takes several times as long, backwards above all."""
-    decoder = model.get_base_model() if isinstance(model, PeftModel) else model
-    with suppress(ValueError):  # an architecture that has no such form
-        decoder.set_attn_implementation("eager")
 
 
 def _adapters(declaration: FineTuning) -> LoraSettings:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from tempering.models import Target
 from tempering.training.adapters import add_lora
+from tempering.training.attention import attend_for_training
 from tempering.training.loop import NonFiniteLoss, build_optimiser, rate_factor
 from tempering.training.meter import Meter
 from tempering.training.objective import Objective, Workshop
@@ -109,6 +110,7 @@ class Hardening:
         self._sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
         full = any(stage.lora is None for stage in self.stages)
         self._model = target.copy_model(torch.float32 if self._sixteen_bit and full else None)
+        attend_for_training(self._model, autocast=self._sixteen_bit)
         self._start: dict[str, Tensor] = {}
         self._workshop: Workshop | None = None
         self._optimiser: torch.optim.Optimizer | None = None

@@ -23,6 +23,7 @@ from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.models import Target
 from tempering.training.adapters import add_lora
+from tempering.training.attention import attend_for_training
 from tempering.training.flops import FlopCount
 from tempering.training.meter import Meter
 from tempering.training.settings import FineTuning, TrainingSettings
@@ -72,6 +73,7 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
         model.requires_grad_(True)
     else:
         model = add_lora(target.copy_model(), declaration.lora)
+    attend_for_training(model, autocast=settings.autocast)
     yield from train(model, target.chat, declaration, settings, meter)
 
 

@@ -1,0 +1,90 @@
+"""Units that are run together leave the rows that each leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tempering.engine.cohorts import kind_of, run_together
+from tempering.engine.plan import make_plan
+from tempering.engine.results import Probe, UnitResult
+from tempering.engine.units import Unit
+from tempering.engine.worker import Worker, reproducible
+from tempering.study import Study
+
+ATTACKS = (
+    {"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}},
+    {"name": "full_finetune", "label": "bare", "config": {"template": "bare", "training": {"learning_rate": 3e-3, "batch_size": 4}}},
+    {"name": "lora_finetune", "config": {"training": {"learning_rate": 3e-3}}},
+    "refusal_ablation",
+)
+
+
+def planned(**more: Any) -> tuple[Unit, ...]:
+    study = {"name": "x", "models": ["organism:tiny"], "seeds": 2, "budget": {"steps": 6}, "probes": {"prompts": 24}, "attacks": ATTACKS}
+    return make_plan(Study.model_validate(study | more)).units
+
+
+def ignore(probe: Probe) -> None:
+    pass
+
+
+def agree(one: UnitResult, other: UnitResult) -> None:
+    assert (one.status, len(one.probes)) == (other.status, len(other.probes))
+    for mine, theirs in zip(one.probes, other.probes, strict=True):
+        assert mine.measurements == pytest.approx(theirs.measurements, abs=2e-4, nan_ok=True)
+        assert mine.details.keys() == theirs.details.keys()
+        for currency in ("examples", "tokens", "steps", "flops", "queries"):
+            assert mine.spend[currency] == theirs.spend[currency]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    return Worker()
+
+
+def kinds(units: tuple[Unit, ...]) -> dict[Any, list[Unit]]:
+    found: dict[Any, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(kind_of(unit), []).append(unit)
+    return found
+
+
+def test_units_of_one_kind_come_to_the_same_together(worker: Worker) -> None:
+    groups = kinds(planned())
+    alone = groups.pop(None)
+    assert {unit.label.split()[0] for unit in alone} == {"refusal_ablation", "reference"}
+    assert sorted(len(group) for group in groups.values()) == [2, 4]
+    with reproducible(1):
+        for group in groups.values():
+            single = {unit.hash: worker.run(unit) for unit in group}
+            together = {unit.hash: result for unit, result in run_together(worker, group, lambda unit: ignore)}
+            assert together.keys() == single.keys()
+            for name, result in together.items():
+                agree(result, single[name])
+    assert any(probe.measurements["harm"] > 0.3 for result in together.values() for probe in result.probes)
+
+
+def test_who_goes_beyond_the_budget_stops_where_he_would_alone(worker: Worker) -> None:
+    group = next(group for kind, group in kinds(planned(budget={"steps": 6, "tokens": 400})).items() if kind and kind[-1] is None)
+    stopped = []
+    with reproducible(1):
+        for unit, result in run_together(worker, group, lambda unit: ignore):
+            single = worker.run(unit)
+            agree(result, single)
+            assert result.spend["tokens"] == single.spend["tokens"] <= 400
+            stopped.append(result.probes[-1].spend["steps"] < 6)
+    assert True in stopped
+
+
+def test_what_breaks_on_the_way_is_run_alone(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = next(group for kind, group in kinds(planned()).items() if kind and kind[-1] is None)
+
+    def breaks(*arguments: Any) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("tempering.engine.cohorts.ask_together", breaks)
+    with reproducible(1):
+        together = [result for _, result in run_together(worker, group[:2], lambda unit: ignore)]
+    assert [result.status for result in together] == ["completed"] * 2
