@@ -142,7 +142,9 @@ def audit(
     return run_study(study, out=out, workers=workers, executor=where, on_event=on_event)
 
 
-def executor_choice(executor: str | ExecutorChoice = "local", address: str | None = None, slurm: str | None = None) -> ExecutorChoice:
+def executor_choice(
+    executor: str | ExecutorChoice = "local", address: str | None = None, slurm: str | None = None, together: int | None = None
+) -> ExecutorChoice:
     """Where units are computed.
 
     Args:
@@ -150,11 +152,13 @@ def executor_choice(executor: str | ExecutorChoice = "local", address: str | Non
         address: of the Ray cluster: ``host:port``, or ``auto`` for the one that runs on this machine; with none a cluster is started
             here for as long as the run takes.
         slurm: what each Slurm job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
+        together: fine-tuning runs that a worker of this machine trains in one pass at most; as many as memory holds, where that pays,
+            unless told. Decides no result, but for rounding.
 
     Raises:
         InvalidStudy: there is no such executor, or what is said belongs to another one.
     """
-    return ExecutorChoice.of(executor, address, slurm)
+    return ExecutorChoice.of(executor, address, slurm, together)
 
 
 def check_base(

@@ -44,6 +44,7 @@ from tempering.cli_options import (
     TauOption,
     TemplateOption,
     ThreatModelOption,
+    TogetherOption,
     TrustOption,
     UnguardedOption,
     WorkersOption,
@@ -164,6 +165,7 @@ def audit(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     slurm: SlurmOption = None,
+    together: TogetherOption = None,
     trust_remote_code: TrustOption = False,
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
@@ -173,7 +175,7 @@ def audit(
     with progress_display(f"auditing {model}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm)
+        where = api.executor_choice(executor, address, slurm, together)
         more: dict[str, Any] = {"accelerator": accelerator} if accelerator else {}
         study = api.make_study(
             model,
@@ -262,13 +264,14 @@ def run(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     slurm: SlurmOption = None,
+    together: TogetherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study file."""
     with progress_display(f"running {study}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm)
+        where = api.executor_choice(executor, address, slurm, together)
         read = api.read_study(study)
         context.meta[DIRECTORY] = api.study_directory(read, out)
         finished = api.run_study(read, out=out, workers=workers, executor=where, on_event=display.on_event)
@@ -283,13 +286,14 @@ def resume(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     slurm: SlurmOption = None,
+    together: TogetherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute what an interrupted run still lacks."""
     with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm)
+        where = api.executor_choice(executor, address, slurm, together)
         context.meta[DIRECTORY] = directory
         finished = api.resume(directory, workers=workers, executor=where, on_event=display.on_event)
     show(finished, as_json)

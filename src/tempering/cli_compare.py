@@ -28,6 +28,7 @@ from tempering.cli_options import (
     TauOption,
     TemplateOption,
     ThreatModelOption,
+    TogetherOption,
     TrustOption,
     UnguardedOption,
     WorkersOption,
@@ -70,6 +71,7 @@ def compare(
     executor: ExecutorOption = "local",
     address: AddressOption = None,
     slurm: SlurmOption = None,
+    together: TogetherOption = None,
     trust_remote_code: TrustOption = False,
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
@@ -80,7 +82,7 @@ def compare(
         from tempering import api
         from tempering.comparison import comparison_study
 
-        where = api.executor_choice(executor, address, slurm)
+        where = api.executor_choice(executor, address, slurm, together)
         more = {"accelerator": accelerator} if accelerator else {}
         study = comparison_study(
             model,

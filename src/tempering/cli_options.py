@@ -46,6 +46,10 @@ ExecutorOption = Annotated[
 ]
 AddressOption = Annotated[str | None, option("--address", "HOST:PORT", "The Ray cluster; auto: the one here; none: one for this run.")]
 SlurmOption = Annotated[str | None, option("--slurm", "NAME=V,…", "Of a job: partition, account, time, gpus, cpus, memory, units.")]
+TogetherOption = Annotated[
+    int | None,
+    option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", min=1),
+]
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.")]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.")]

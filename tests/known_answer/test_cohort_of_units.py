@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tempering.engine.cohorts import kind_of, run_together
+from tempering.engine.cohorts import run_together
+from tempering.engine.companions import kind_of
 from tempering.engine.plan import make_plan
 from tempering.engine.results import Probe, UnitResult
 from tempering.engine.units import Unit

@@ -106,3 +106,54 @@ def test_what_is_put_back_comes_last_and_what_is_released_keeps_its_place() -> N
     agenda.finished(hardening(0), engine_samples.result())
     assert list(agenda) == [defended(0), free[1], free[2], free[0]]
     assert taken(agenda) == [defended(0), free[1], free[2], free[0]]
+
+
+def by_steps(unit: Unit) -> Any:
+    """Units of a budget that is even are of one kind, those of 7 steps of none."""
+    return None if unit.work.budget.steps == 7 else unit.work.budget.steps
+
+
+def attack(steps: int, seed: int = 0) -> Unit:
+    return Unit(engine_samples.work(budget=Budget(steps=steps)), seed)
+
+
+def test_units_of_one_kind_are_taken_together_in_order_and_shared_among_workers() -> None:
+    units = [attack(2, 0), attack(7), attack(4, 0), attack(2, 1), attack(2, 2), attack(4, 1), attack(2, 3)]
+    agenda = Agenda(units)
+    agenda.gather(by_steps)
+    assert agenda.take_together(8, among=2) == [attack(2, 0), attack(2, 1)]
+    assert agenda.take_together(8) == [attack(7)]
+    assert agenda.take_together(1) == [attack(4, 0)]
+    assert agenda.take() == attack(2, 2)
+    assert agenda.take_together(8) == [attack(4, 1)]
+    assert agenda.take_together(8) == [attack(2, 3)]
+    assert agenda.take_together(8) == []
+    assert not agenda
+
+
+def test_no_more_are_taken_together_than_may_be_and_none_before_it_is_said_which() -> None:
+    units = [attack(2, seed) for seed in range(5)]
+    agenda = Agenda(units)
+    assert agenda.take_together(8) == units[:1]
+    agenda.gather(by_steps)
+    assert agenda.take_together(3) == units[1:4]
+
+
+def test_a_unit_that_is_put_back_is_run_alone() -> None:
+    agenda = Agenda([attack(2, seed) for seed in range(3)])
+    agenda.gather(by_steps)
+    first, _, third = agenda.take_together(8)
+    for unit in (third, first):
+        agenda.put_back(unit)
+    assert [agenda.take_together(8), agenda.take_together(8)] == [[third], [first]]
+
+
+def test_units_that_wait_are_of_no_kind_until_their_model_is_there() -> None:
+    waiting = [defended(0, budget=Budget(steps=steps)) for steps in (2, 4, 6)]
+    agenda = Agenda([hardening(0), *waiting])
+    agenda.gather(lambda unit: "attack" if unit.work.kind == "attack" else None)
+    assert agenda.take_together(8) == [hardening(0)]
+    assert agenda.take_together(8) == []
+    agenda.finished(hardening(0), engine_samples.result())
+    assert agenda.take_together(2) == waiting[:2]
+    assert agenda.take_together(2) == waiting[2:]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tempering.engine.results import UnitResult
 from tempering.engine.units import Unit
+
+KindOf = Callable[[Unit], Any]
+"""What units must agree in to be run together; ``None`` for one that is run alone."""
 
 
 class Agenda:
@@ -30,6 +34,9 @@ class Agenda:
         self._next = len(self._units)
         self._ready: list[int] = []
         self._waiting: defaultdict[str, list[int]] = defaultdict(list)
+        self._kind_of: KindOf = lambda unit: None
+        self._kinds: defaultdict[Any, dict[int, None]] = defaultdict(dict)
+        self._alone: set[int] = set()
         for place, unit in self._units.items():
             self._file(place, unit)
 
@@ -43,11 +50,39 @@ class Agenda:
 
     def take(self) -> Unit | None:
         """The first unit that waits for nothing, taken from the agenda; ``None`` where all that are left wait, or none is left."""
-        return self._units.pop(heapq.heappop(self._ready)) if self._ready else None
+        self._forget_taken()
+        return self._taken(self._ready[0]) if self._ready else None
+
+    def take_together(self, most: int, among: int = 1) -> list[Unit]:
+        """What :meth:`take` gives, with others of its kind that wait for nothing, in order.
+
+        Args:
+            most: at most so many.
+            among: how many workers share the units of a kind.
+        """
+        self._forget_taken()
+        if not self._ready:
+            return []
+        place = self._ready[0]
+        kind = None if place in self._alone else self._kind_of(self._units[place])
+        unit = self._taken(place)
+        if kind is None or most < 2:
+            return [unit]
+        alike = self._kinds[kind]
+        count = min(most, -(-(len(alike) + 1) // among)) - 1
+        return [unit, *(self._taken(other) for other in list(alike)[:count])]
+
+    def gather(self, kind_of: KindOf) -> None:
+        """Say which units may be run together; until then none are."""
+        self._kind_of = kind_of
+        self._kinds.clear()
+        for place in sorted(set(self._ready) & self._units.keys()):
+            self._note_kind(place)
 
     def put_back(self, unit: Unit) -> None:
-        """Run a unit once more, last of all."""
+        """Run a unit once more, last of all, and alone."""
         self._units[self._next] = unit
+        self._alone.add(self._next)
         self._file(self._next, unit)
         self._next += 1
 
@@ -59,16 +94,35 @@ class Agenda:
         if result.status == "completed":
             self._hardened.add(unit.defended)
             for place in released:
-                heapq.heappush(self._ready, place)
+                self._begin(place)
         else:
             for place in released:
                 del self._units[place]
 
     def _file(self, place: int, unit: Unit) -> None:
         if unit.work.kind == "harden" or not unit.defended or unit.defended in self._hardened:
-            heapq.heappush(self._ready, place)
+            self._begin(place)
         else:
             self._waiting[unit.defended].append(place)
+
+    def _begin(self, place: int) -> None:
+        heapq.heappush(self._ready, place)
+        self._note_kind(place)
+
+    def _note_kind(self, place: int) -> None:
+        if place not in self._alone and (kind := self._kind_of(self._units[place])) is not None:
+            self._kinds[kind][place] = None
+
+    def _taken(self, place: int) -> Unit:
+        unit = self._units.pop(place)
+        if place not in self._alone and (kind := self._kind_of(unit)) is not None:
+            self._kinds[kind].pop(place, None)
+        return unit
+
+    def _forget_taken(self) -> None:
+        """Clear the head of the heap of units that went with others of their kind, or were taken just now."""
+        while self._ready and self._ready[0] not in self._units:
+            heapq.heappop(self._ready)
 
 
 def dependents(units: Iterable[Unit]) -> Counter[str]:

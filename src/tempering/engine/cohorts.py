@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+import torch
 
 from tempering import registry
 from tempering.attacks._contract import FineTuningAttack
 from tempering.engine.course import Course, Notify
 from tempering.engine.driving import exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
+from tempering.engine.environment import available_memory, usable_cores
 from tempering.engine.results import NO_SPEND, Status, UnitResult
 from tempering.engine.units import Unit
 from tempering.engine.worker import Ready, Worker
@@ -22,25 +24,10 @@ from tempering.evaluators._contract import Subject, examine
 from tempering.evaluators._together import ask_together
 from tempering.training import FineTuning, Spend
 from tempering.training.cohort import Cohort, Look
+from tempering.training.memory import versions_that_fit
 from tempering.training.stacked import CannotStack
 
 Finished = Iterator[tuple[Unit, UnitResult]]
-
-
-def kind_of(unit: Unit) -> tuple[Any, ...] | None:
-    """What units must agree in to be run together; ``None`` for one that is run alone.
-
-    Attacks that only declare what is trained can be, on the same target, examined in the same way, if adapters go with adapters on the
-    same layers, and whole models with whole models.
-    """
-    work = unit.work
-    if work.kind != "attack" or work.attack is None or work.search is not None or work.base is not None:
-        return None
-    attack = registry.create("attacks", work.attack.name, work.attack.config)
-    if not isinstance(attack, FineTuningAttack) or type(attack).run is not FineTuningAttack.run:
-        return None
-    adapters = attack.adapters
-    return work.untouched, unit.defended, None if adapters is None else adapters.targets
 
 
 @dataclass
@@ -99,7 +86,7 @@ class _Seat:
 
 
 def run_together(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:
-    """Run units of one :func:`kind_of`.
+    """Run units of one :func:`tempering.engine.companions.kind_of`.
 
     Args:
         worker: what holds the target.
@@ -109,14 +96,31 @@ def run_together(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit],
     Yields:
         Every unit with its result, as they end.
     """
-    if len(units) > 1:
-        try:
-            yield from _as_cohort(worker, units, notify)
-            return
-        except CannotStack:
-            pass
-    for unit in units:
-        yield unit, worker.run(unit, notify(unit))
+    left = list(units)
+    while left:
+        size = _fitting(worker, left) if len(left) > 1 else 1
+        now, left = left[:size], left[size:]
+        if size > 1:
+            try:
+                yield from _as_cohort(worker, now, notify)
+                continue
+            except CannotStack:
+                pass
+        for unit in now:
+            yield unit, worker.run(unit, notify(unit))
+
+
+def _fitting(worker: Worker, units: Sequence[Unit]) -> int:
+    """How many of these units fit into this worker's part of the memory."""
+    try:
+        first = _Seat.of(worker, units[0], lambda probe: None)
+    except CannotStack:
+        return 1
+    if first.ready.target.device.type == "cuda":
+        free = int(torch.cuda.mem_get_info()[0])
+    else:
+        free = available_memory() * torch.get_num_threads() // usable_cores()
+    return min(len(units), versions_that_fit(first.ready.target, first.declaration, free // 2))
 
 
 def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:

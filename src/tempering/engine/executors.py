@@ -71,20 +71,25 @@ class ExecutorChoice(Settings):
         address: of the Ray cluster, as ``10.0.0.1:6379``, or ``auto`` for the one that runs here; ``None`` takes that of ``RAY_ADDRESS``,
             or starts one on this machine for as long as the run takes.
         slurm: what each Slurm job asks for.
+        together: runs that a worker of this machine trains in one pass at most; ``None`` takes as many as memory holds where that pays.
     """
 
     name: Literal["local", "ray", "slurm"] = "local"
     address: str | None = None
     slurm: SlurmSettings = SlurmSettings()
+    together: Annotated[int, Field(gt=0)] | None = None
 
     @classmethod
-    def of(cls, name: str | ExecutorChoice, address: str | None = None, slurm: str | None = None) -> ExecutorChoice:
+    def of(
+        cls, name: str | ExecutorChoice, address: str | None = None, slurm: str | None = None, together: int | None = None
+    ) -> ExecutorChoice:
         """The choice that flags describe.
 
         Args:
             name: of an executor, or a choice that is made already.
             address: as ``--address`` takes it.
             slurm: as ``--slurm`` takes it.
+            together: as ``--together`` takes it.
 
         Raises:
             InvalidStudy: there is no such executor, or a flag belongs to another one.
@@ -93,14 +98,15 @@ class ExecutorChoice(Settings):
             return name
         if name not in NAMES:
             raise InvalidStudy(f"no executor named {name!r}", f"write --executor {', '.join(NAMES[:-1])} or {NAMES[-1]}")
-        for flag, value, belongs in (("--address", address, "ray"), ("--slurm", slurm, "slurm")):
+        for flag, value, belongs in (("--address", address, "ray"), ("--slurm", slurm, "slurm"), ("--together", together, "local")):
             if value is not None and name != belongs:
                 raise InvalidStudy(f"{flag} {value} says nothing to the executor {name}", f"add --executor {belongs}, or leave it out")
         if address is not None and address.startswith("ray://"):
             raise InvalidStudy(
                 f"--address {address} leads through a Ray client", "start the run on a node of the cluster, and give --address auto"
             )
-        return cls.model_validate({"name": name, "address": address, "slurm": SlurmSettings.parse(slurm) if slurm else SlurmSettings()})
+        jobs = SlurmSettings.parse(slurm) if slurm else SlurmSettings()
+        return cls.model_validate({"name": name, "address": address, "slurm": jobs, "together": together})
 
 
 LOCAL = ExecutorChoice()
@@ -121,7 +127,7 @@ def make_executor(choice: ExecutorChoice, workers: int | None) -> Executor:
     if choice.name == "local":
         from tempering.engine.local import LocalExecutor
 
-        return LocalExecutor(workers)
+        return LocalExecutor(workers, choice.together)
     if workers == 0:
         raise InvalidStudy(f"--workers 0 computes in this process, and the executor {choice.name} does not", "leave one of them out")
     if choice.name == "ray":

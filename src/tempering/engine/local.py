@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +24,8 @@ from tempering.engine.agenda import Agenda
 from tempering.engine.channel import Channel
 from tempering.engine.environment import available_memory, usable_cores
 from tempering.engine.executor import TRIES, Assignment, Finished, Watcher, lost
-from tempering.engine.messages import heard, rebuilt
-from tempering.engine.results import Probe, Trial, UnitResult, one_line
+from tempering.engine.messages import Message, heard, rebuilt, run_units
+from tempering.engine.results import UnitResult, one_line
 from tempering.engine.units import Plan, PlannedTarget, Unit
 from tempering.errors import TemperingError
 
@@ -43,13 +42,15 @@ EXIT_SECONDS = 10.0
 class LocalExecutor:
     """Runs units in worker processes of this machine, or in this very process."""
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, together: int | None = None) -> None:
         """Choose where.
 
         Args:
             workers: worker processes; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
+            together: runs that a worker trains in one pass at most; ``None`` takes as many as there are where that pays.
         """
         self._workers = workers
+        self._together = together
         self._usable = 1
 
     def threads(self, plan: Plan) -> int:
@@ -59,9 +60,14 @@ class LocalExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
+        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+
+        if self._together != 1:
+            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
+        most = self._together or MOST
         if self._workers == 0:
-            return run_here(assignment)
-        return run_in_processes(assignment, self._workers or self._usable)
+            return run_here(assignment, most)
+        return run_in_processes(assignment, self._workers or self._usable, most)
 
     def close(self) -> None:
         """Nothing is held beyond a run."""
@@ -90,27 +96,23 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     return max(1, min(usable_cores(), units, fitting))
 
 
-def run_here(assignment: Assignment) -> Generator[Finished, None, None]:
-    """Run units one after the other in this process."""
+def run_here(assignment: Assignment, most: int = 1) -> Generator[Finished, None, None]:
+    """Run units in this process, at most so many together."""
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
 
     agenda, watcher, worker = assignment.agenda, assignment.watcher, Worker(assignment.models)
     with reproducible(assignment.threads):
-        while (unit := agenda.take()) is not None:
-            watcher.started(unit)
+        while units := agenda.take_together(most):
 
-            def tell(probe: Probe, unit: Unit = unit) -> None:
-                watcher.probed(unit, probe.spend, probe.measurements)
+            def hear(message: Message, units: list[Unit] = units) -> None:
+                heard(message, units[message["of"]], watcher)
 
-            def told(trial: Trial, unit: Unit = unit) -> None:
-                watcher.searched(unit, trial.number, trial.outcome)
-
-            result = worker.run(unit, tell, told, partial(watcher.trained, unit))
-            agenda.finished(unit, result)
-            yield Finished(unit, result)
+            for place, result in run_units(worker, units, hear):
+                agenda.finished(units[place], result)
+                yield Finished(units[place], result)
 
 
-def run_in_processes(assignment: Assignment, workers: int) -> Generator[Finished, None, None]:
+def run_in_processes(assignment: Assignment, workers: int, most: int = 1) -> Generator[Finished, None, None]:
     """Run units in worker processes and yield each as it finishes.
 
     A unit whose worker is killed is tried once more, last of all, and then counts as failed. A worker for whom everything that is left
@@ -119,11 +121,12 @@ def run_in_processes(assignment: Assignment, workers: int) -> Generator[Finished
     Args:
         assignment: what to run.
         workers: how many processes.
+        most: units that one of them runs together.
 
     Raises:
         TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
     """
-    pool = _Pool(assignment.agenda, assignment.watcher, assignment.threads, assignment.models)
+    pool = _Pool(assignment.agenda, assignment.watcher, assignment.threads, assignment.models, workers, most)
     try:
         for _ in range(min(workers, len(assignment.agenda))):
             pool.start_worker()
@@ -135,12 +138,16 @@ def run_in_processes(assignment: Assignment, workers: int) -> Generator[Finished
 
 @dataclass
 class _Process:
-    """One worker process, seen from the driver."""
+    """One worker process, seen from the driver.
+
+    Attributes:
+        units: what it has yet to finish, by the places in which it was given them.
+    """
 
     process: subprocess.Popen[bytes]
     channel: Channel
     log: IO[bytes]
-    unit: Unit | None = None
+    units: dict[int, Unit] = field(default_factory=dict)
     ready: bool = False
 
     def last_words(self) -> str:
@@ -159,12 +166,14 @@ class _Pool:
     watcher: Watcher
     threads: int
     models: Path
+    sharing: int
+    most: int
     workers: dict[int, _Process] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def start_worker(self) -> None:
-        """Start a process and give it the next unit, which it will find when its imports are done."""
+        """Start a process and give it what is next, which it will find when its imports are done."""
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         with theirs:
@@ -207,23 +216,24 @@ class _Pool:
             return
         if message["kind"] == "error":
             raise rebuilt(message)
-        if (unit := worker.unit) is not None and (result := heard(message, unit, self.watcher)) is not None:
-            worker.unit = None
+        unit = worker.units.get(message["of"])
+        if unit is not None and (result := heard(message, unit, self.watcher)) is not None:
+            del worker.units[message["of"]]
             self._finished(unit, result)
             yield Finished(unit, result)
 
     def _finished(self, unit: Unit, result: UnitResult) -> None:
         """Take in a result and give work to everyone who has none, since others may have waited for it."""
         self.agenda.finished(unit, result)
-        for worker in [worker for worker in self.workers.values() if worker.unit is None]:
+        for worker in [worker for worker in self.workers.values() if not worker.units]:
             self._give_next(worker)
 
     def _give_next(self, worker: _Process) -> None:
-        """Give a worker the next unit, or send it home where none is left; it sits idle where all that are left wait for others."""
-        worker.unit = self.agenda.take()
-        if worker.unit is not None:
+        """Give a worker what is next, or send it home where nothing is left; it sits idle where all that is left waits for others."""
+        worker.units = dict(enumerate(self.agenda.take_together(self.most, self.sharing)))
+        if worker.units:
             with suppress(OSError):  # a dead worker is noticed when its channel is read
-                worker.channel.send(worker.unit.as_json())
+                worker.channel.send({"units": [unit.as_json() for unit in worker.units.values()]})
         elif not self.agenda:
             self._dismiss(worker)
 
@@ -236,18 +246,18 @@ class _Pool:
         worker.log.close()
 
     def _bury(self, worker: _Process) -> Iterator[Finished]:
-        """A worker is gone without a word: try its unit once more, in a new one."""
+        """A worker is gone without a word: try its units once more, each alone, in a new one."""
         try:
             code = worker.process.wait(timeout=EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        words, unit = worker.last_words(), worker.unit
+        words, units = worker.last_words(), list(worker.units.values())
         self._dismiss(worker)
         if code >= 0 and not worker.ready:
             raise TemperingError(f"a worker process could not start: {words or code}", "see that tempering is installed whole")
-        if unit is not None:
-            self.deaths[unit.hash] += 1
+        for unit in units:
+            self.deaths[unit.hash] += len(units) == 1  # of several, each is tried alone before it is blamed
             if self.deaths[unit.hash] < TRIES:
                 self.agenda.put_back(unit)
             else:

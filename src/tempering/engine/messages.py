@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempering import errors
@@ -34,7 +34,7 @@ def run_unit(worker: Worker, unit: Unit, send: Send) -> UnitResult:
     last = time.monotonic()
 
     def probed(probe: Probe) -> None:
-        send({"kind": "probe", "spend": probe.spend, "measurements": probe.measurements})
+        send(_probe_message(probe))
 
     def searched(trial: Trial) -> None:
         send({"kind": "trial", "number": trial.number, "outcome": trial.outcome})
@@ -47,6 +47,41 @@ def run_unit(worker: Worker, unit: Unit, send: Send) -> UnitResult:
 
     send({"kind": "started"})
     return worker.run(unit, probed, searched, trained)
+
+
+def run_units(worker: Worker, units: Sequence[Unit], send: Send) -> Iterator[tuple[int, UnitResult]]:
+    """Run several units, together where they can be, and tell of them as :func:`run_unit` does.
+
+    Args:
+        worker: runs them.
+        units: of one kind, or a single one.
+        send: takes the messages; ``of`` in each says which unit it is about, by its place.
+
+    Yields:
+        A unit's place, and its result.
+    """
+    from tempering.engine.cohorts import run_together
+
+    def about(place: int) -> Send:
+        return lambda message: send({**message, "of": place})
+
+    if len(units) == 1:
+        yield 0, run_unit(worker, units[0], about(0))
+        return
+    places = {unit.hash: place for place, unit in enumerate(units)}
+
+    def notify(unit: Unit) -> Callable[[Probe], None]:
+        tell = about(places[unit.hash])
+        return lambda probe: tell(_probe_message(probe))
+
+    for place in places.values():
+        send({"kind": "started", "of": place})
+    for unit, result in run_together(worker, units, notify):
+        yield places[unit.hash], result
+
+
+def _probe_message(probe: Probe) -> Message:
+    return {"kind": "probe", "spend": probe.spend, "measurements": probe.measurements}
 
 
 def result_message(result: UnitResult) -> Message:

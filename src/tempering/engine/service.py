@@ -48,7 +48,11 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: int, models: Path) -> None:
-    from tempering.engine.messages import error_message, result_message, run_unit  # here: imports take seconds, in which the driver may die
+    from tempering.engine.messages import (  # here: imports take seconds, in which the driver may die
+        error_message,
+        result_message,
+        run_units,
+    )
 
     try:
         from tempering.engine.units import Unit
@@ -58,7 +62,9 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]], threads: 
         with reproducible(threads):
             channel.send({"kind": "ready"})
             while True:
-                channel.send(result_message(run_unit(worker, Unit.from_json(inbox.get()), channel.send)))
+                units = [Unit.from_json(values) for values in inbox.get()["units"]]
+                for place, result in run_units(worker, units, channel.send):
+                    channel.send({**result_message(result), "of": place})
     except Exception as error:
         channel.send(error_message(error))
         raise

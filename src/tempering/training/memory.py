@@ -24,6 +24,7 @@ from tempering.training.adapters import lora_parameters
 from tempering.training.hardening import Stage
 from tempering.training.loop import autocast, labelled_positions_only
 from tempering.training.objective import Objective
+from tempering.training.settings import FineTuning
 
 _FLOAT32 = 4
 _MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0}
@@ -35,6 +36,10 @@ once with an allocator that gives every block back."""
 
 _MASTER_WEIGHTS = 1.5
 """What a float32 copy keeps of its forward pass under autocast, against 16-bit weights: its residual stream is float32."""
+
+
+_CAST = 2
+"""Bytes of a weight in 16-bit, in which autocast keeps a second copy of what moves."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,30 @@ def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[
     rows = _RowMemory(target, examples, sixteen_bit)
     needs = [_stage_need(target, stage, place, float32=float32, sixteen_bit=sixteen_bit, rows=rows) for place, stage in enumerate(stages)]
     return max(needs, key=lambda need: need.device + need.host)
+
+
+def versions_that_fit(target: Target, declaration: FineTuning, room: int) -> int:
+    """How many runs like this one can be trained together, at least 1.
+
+    Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass; all of them share two copies
+    of the model, one that is trained and one that is shown.
+
+    Args:
+        target: what is trained; only read.
+        declaration: of one run.
+        room: bytes.
+    """
+    sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
+    full = declaration.lora is None
+    weights = sum(weight.numel() * weight.element_size() for weight in target.model.parameters())
+    moving = sum(weight.numel() for weight in target.model.parameters()) if declaration.lora is None else 0
+    if declaration.lora is not None:
+        moving = lora_parameters(target.model, declaration.lora)
+    holes = _HOLES if not full and target.device.type == "cpu" else 1
+    rows = _RowMemory(target, declaration.examples, sixteen_bit)
+    pass_bytes = rows.of(declaration.settings.batch_size, master_weights=full and sixteen_bit) * holes
+    each = moving * (_FLOAT32 * (2 + _MOMENTS.get(declaration.settings.optimiser, 2)) + _CAST * sixteen_bit) + pass_bytes
+    return max(1, (room - 2 * weights) // max(1, each))
 
 
 def _stage_need(target: Target, stage: Stage, place: int, *, float32: bool, sixteen_bit: bool, rows: _RowMemory) -> MemoryNeed:
