@@ -193,6 +193,8 @@ def run_study(
     out: str | Path | None = None,
     workers: int | None = None,
     on_event: Watcher | None = None,
+    devices: int = 1,
+    activation_checkpointing: bool = False,
 ) -> Run:
     """Run a study, or what is left of it, and write its report. Organisms that are not on this machine yet are grown first.
 
@@ -201,31 +203,47 @@ def run_study(
         out: run directory; ``runs/<name>-<hash>`` unless told. A run of the same study that is there already is continued.
         workers: processes at work at once; chosen by cores and memory unless told.
         on_event: is told of everything that happens.
+        devices: how many hold each model together, where it is too large for one. Decides no result.
+        activation_checkpointing: fine-tuning keeps less of its forward pass and computes it anew. Decides no result.
 
     Raises:
         TemperingError: the study, a model, the data or the directory cannot be used; the message is one line.
     """
+    from tempering.engine.placement import Placement
     from tempering.engine.run import execute
 
     study = validate_study(study)  # before minutes go into growing an organism
     grow_all(study, on_event=on_event)
     directory = study_directory(study, out)
-    execute(plan_study(study), directory, workers=workers, on_event=on_event)
+    plan, placement = plan_study(study, divided=devices > 1), Placement(devices, activation_checkpointing)
+    execute(plan, directory, workers=workers, on_event=on_event, placement=placement)
     return make_report(directory)
 
 
-def resume(directory: str | Path, *, workers: int | None = None, on_event: Watcher | None = None) -> Run:
+def resume(
+    directory: str | Path,
+    *,
+    workers: int | None = None,
+    on_event: Watcher | None = None,
+    devices: int = 1,
+    activation_checkpointing: bool = False,
+) -> Run:
     """Compute what an interrupted run still lacks, and write its report.
 
     Args:
         directory: the run directory.
         workers: processes at work at once; chosen by cores and memory unless told.
         on_event: is told of everything that happens.
+        devices: as for :func:`run_study`; not necessarily as many as before.
+        activation_checkpointing: likewise.
 
     Raises:
         StoreProblem: there is no run in the directory.
     """
-    return run_study(RunStore(directory).study(), out=directory, workers=workers, on_event=on_event)
+    study = RunStore(directory).study()
+    return run_study(
+        study, out=directory, workers=workers, on_event=on_event, devices=devices, activation_checkpointing=activation_checkpointing
+    )
 
 
 def make_report(
@@ -283,15 +301,19 @@ def open_run(directory: str | Path) -> Run:
     return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
 
 
-def plan_study(study: Study | str | Path) -> Plan:
+def plan_study(study: Study | str | Path, *, divided: bool = False) -> Plan:
     """Make a study into units; nothing is run or grown.
+
+    Args:
+        study: a study, or the YAML file that holds one.
+        divided: its models will lie over several devices; they are looked at in the host's memory.
 
     Raises:
         TemperingError: a method, a model, the data, the price book or the accelerator cannot be used.
     """
     from tempering.engine.plan import make_plan
 
-    return make_plan(validate_study(study))
+    return make_plan(validate_study(study), divided=divided)
 
 
 def plan_document(

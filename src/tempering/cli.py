@@ -26,8 +26,10 @@ from tempering.cli_options import (
     AttacksOption,
     BaseOption,
     BudgetOption,
+    CheckpointingOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     DirectoryArgument,
     DtypeOption,
     EpsilonOption,
@@ -162,6 +164,8 @@ def audit(
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
     price_book: PriceBookOption = None,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
 ) -> None:
     """Price one model: what the cheapest attack costs that strips its safeguard."""
     with progress_display(f"auditing {model}") as display:
@@ -189,7 +193,8 @@ def audit(
             **more,
         )
         context.meta[DIRECTORY] = api.study_directory(study, out)
-        run = api.run_study(study, out=out, workers=workers, on_event=display.on_event)
+        placed: dict[str, Any] = {"devices": devices, "activation_checkpointing": activation_checkpointing}
+        run = api.run_study(study, out=out, workers=workers, on_event=display.on_event, **placed)
     show(run, as_json)
 
 
@@ -248,7 +253,13 @@ cli_harden.register(app)
 
 @app.command()
 def run(
-    context: typer.Context, study: StudyArgument, out: OutOption = None, workers: WorkersOption = None, as_json: JsonOption = False
+    context: typer.Context,
+    study: StudyArgument,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
 ) -> None:
     """Run a study file."""
     with progress_display(f"running {study}") as display:
@@ -256,18 +267,27 @@ def run(
 
         read = api.read_study(study)
         context.meta[DIRECTORY] = api.study_directory(read, out)
-        finished = api.run_study(read, out=out, workers=workers, on_event=display.on_event)
+        placed: dict[str, Any] = {"devices": devices, "activation_checkpointing": activation_checkpointing}
+        finished = api.run_study(read, out=out, workers=workers, on_event=display.on_event, **placed)
     show(finished, as_json)
 
 
 @app.command()
-def resume(context: typer.Context, directory: DirectoryArgument, workers: WorkersOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    context: typer.Context,
+    directory: DirectoryArgument,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
+) -> None:
     """Compute what an interrupted run still lacks."""
     with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
         context.meta[DIRECTORY] = directory
-        finished = api.resume(directory, workers=workers, on_event=display.on_event)
+        placed: dict[str, Any] = {"devices": devices, "activation_checkpointing": activation_checkpointing}
+        finished = api.resume(directory, workers=workers, on_event=display.on_event, **placed)
     show(finished, as_json)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,8 @@ from tempering import errors
 from tempering.engine.agenda import Agenda
 from tempering.engine.channel import Channel
 from tempering.engine.environment import available_memory, usable_cores
+from tempering.engine.followers import Seat
+from tempering.engine.placement import ONE_DEVICE, Placement, environment_of_group, groups_that_fit
 from tempering.engine.results import NO_SPEND, Probe, Trial, UnitResult, one_line
 from tempering.engine.units import PlannedTarget, Unit
 from tempering.errors import TemperingError
@@ -61,8 +64,11 @@ class Watcher:
     trained: Callable[[Unit, int, int, str], None] = lambda unit, done, total, warning: None
 
 
-def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
+def usable_workers(units: int, targets: Iterable[PlannedTarget], placement: Placement = ONE_DEVICE) -> int:
     """How many workers there should be: one a core, no more than units, and only as many as fit into memory.
+
+    A worker over several devices is as many processes, each with its share of the weights and of what their training takes. Of
+    accelerators it has its own.
 
     A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
     weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more.
@@ -70,8 +76,14 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     Args:
         units: units to run.
         targets: the models they attack; the largest decides.
+        placement: how one unit is laid out.
+
+    Raises:
+        InvalidStudy: there are too few accelerators for one unit.
     """
     targets = list(targets)
+    if placement.devices > 1:
+        return max(1, min(usable_cores() // placement.devices, units, _fitting_groups(targets, placement)))
     trained = [max(TRAINING_BYTES * target.parameters, target.hardening_bytes) for target in targets]
     need = PROCESS_BYTES + max((target.weight_bytes + most for target, most in zip(targets, trained, strict=True)), default=0)
     memory = _accelerator_memory() if any(target.device == "cuda" for target in targets) else available_memory()
@@ -79,7 +91,16 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
     return max(1, min(usable_cores(), units, fitting))
 
 
-def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Generator[Finished, None, None]:
+def _fitting_groups(targets: list[PlannedTarget], placement: Placement) -> int:
+    if any(target.device == "cuda" for target in targets):
+        return groups_that_fit(placement)
+    most = max((target.weight_bytes + TRAINING_BYTES * target.parameters for target in targets), default=0)
+    return available_memory() // (PROCESS_BYTES * placement.devices + most)
+
+
+def run_here(
+    agenda: Agenda, watcher: Watcher, threads: int, models: Path, placement: Placement = ONE_DEVICE
+) -> Generator[Finished, None, None]:
     """Run units one after the other in this process.
 
     Args:
@@ -87,10 +108,11 @@ def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Ge
         watcher: told how they go.
         threads: to compute with.
         models: folder of the defended models.
+        placement: how units are laid out; on one device only.
     """
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
 
-    worker = Worker(models)
+    worker = Worker(models, checkpointing=placement.checkpointing)
     with reproducible(threads):
         while (unit := agenda.take()) is not None:
             watcher.started(unit)
@@ -106,7 +128,9 @@ def run_here(agenda: Agenda, watcher: Watcher, threads: int, models: Path) -> Ge
             yield unit, result
 
 
-def run_in_processes(agenda: Agenda, watcher: Watcher, threads: int, workers: int, models: Path) -> Generator[Finished, None, None]:
+def run_in_processes(
+    agenda: Agenda, watcher: Watcher, threads: int, workers: int, models: Path, placement: Placement = ONE_DEVICE
+) -> Generator[Finished, None, None]:
     """Run units in worker processes and yield each as it finishes.
 
     A unit whose worker is killed is tried once more, last of all, and then counts as failed. A worker for whom everything that is left
@@ -118,11 +142,12 @@ def run_in_processes(agenda: Agenda, watcher: Watcher, threads: int, workers: in
         threads: for each worker to compute with.
         workers: how many processes.
         models: folder of the defended models.
+        placement: how one unit is laid out. Over several devices a worker is a group of processes, of which the first reports.
 
     Raises:
         TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
     """
-    pool = _Pool(agenda, watcher, threads, models)
+    pool = _Pool(agenda, watcher, threads, models, placement)
     try:
         for _ in range(min(workers, len(agenda))):
             pool.start_worker()
@@ -139,6 +164,7 @@ class _Process:
     process: subprocess.Popen[bytes]
     channel: Channel
     log: IO[bytes]
+    slot: int
     unit: Unit | None = None
     ready: bool = False
 
@@ -158,28 +184,43 @@ class _Pool:
     watcher: Watcher
     threads: int
     models: Path
+    placement: Placement = ONE_DEVICE
     workers: dict[int, _Process] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    meetings: tempfile.TemporaryDirectory[str] | None = None
+    started: int = 0
 
     def start_worker(self) -> None:
         """Start a process and give it the next unit, which it will find when its imports are done."""
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        taken = {worker.slot for worker in self.workers.values()}
+        slot = next(number for number in count() if number not in taken)
+        seat = self._first_seat().as_text()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads), str(self.models)],
+                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads), str(self.models), seat],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env={**_environment(), **environment_of_group(slot, self.placement)},
                 process_group=0,  # so that Ctrl-C reaches the driver alone
             )
-        worker = _Process(process, Channel(ours), log)
+        worker = _Process(process, Channel(ours), log, slot)
         self.workers[process.pid] = worker
         self.selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._give_next(worker)
+
+    def _first_seat(self) -> Seat:
+        """The place of a worker; where it is the first of several ranks, with a place to meet that no group has used before."""
+        if self.placement.devices == 1:
+            return Seat(checkpointing=self.placement.checkpointing)
+        if self.meetings is None:
+            self.meetings = tempfile.TemporaryDirectory(prefix="tempering-")
+        self.started += 1
+        return Seat(0, self.placement.devices, str(Path(self.meetings.name) / str(self.started)), self.placement.checkpointing)
 
     def wait(self) -> Iterator[Finished]:
         """Wait until some worker says something, and yield the units that have finished."""
@@ -199,6 +240,8 @@ class _Pool:
         for worker in list(self.workers.values()):
             self._dismiss(worker)
         self.selector.close()
+        if self.meetings is not None:
+            self.meetings.cleanup()
 
     def _hear(self, worker: _Process, message: dict[str, Any]) -> Iterator[Finished]:
         unit = worker.unit
@@ -217,8 +260,12 @@ class _Pool:
         elif unit is not None and message["kind"] == "result":
             result = UnitResult.from_json(message["result"])
             worker.unit = None
+            if message["last"]:
+                self._dismiss(worker)
             self._finished(unit, result)
             yield unit, result
+            if message["last"] and self.agenda:
+                self.start_worker()
 
     def _finished(self, unit: Unit, result: UnitResult) -> None:
         """Take in a result and give work to everyone who has none, since others may have waited for it."""

@@ -12,14 +12,23 @@ from tempering.engine.defended import MODELS, is_trained
 from tempering.engine.environment import describe_environment, usable_cores
 from tempering.engine.events import Event, EventKind
 from tempering.engine.local import Watcher, run_here, run_in_processes, usable_workers
+from tempering.engine.placement import ONE_DEVICE, Placement, refuse_what_cannot_be_divided
 from tempering.engine.results import Tables
 from tempering.engine.store import RunStore
 from tempering.engine.units import Estimate, Plan, Unit, Work
+from tempering.errors import InvalidStudy
 
 OnEvent = Callable[[Event], None]
 
 
-def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on_event: OnEvent | None = None) -> Tables:
+def execute(
+    plan: Plan,
+    directory: Path | str,
+    *,
+    workers: int | None = None,
+    on_event: OnEvent | None = None,
+    placement: Placement = ONE_DEVICE,
+) -> Tables:
     """Compute what the run directory does not hold yet, and read everything back.
 
     Ctrl-C or a kill at any moment loses the units in flight and nothing else; calling this again goes on from there.
@@ -29,11 +38,13 @@ def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on
         directory: the run directory; made where there is none.
         workers: worker processes; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
         on_event: told everything that happens.
+        placement: how one unit is laid out; decides no result.
 
     Returns:
         The tables, in the order of the plan.
 
     Raises:
+        InvalidStudy: a unit cannot be laid out so.
         StoreProblem: the directory cannot be written, is held by another process, or belongs to another study.
         TemperingError: a model or the data cannot be loaded, or is no longer what was planned.
     """
@@ -41,13 +52,19 @@ def execute(plan: Plan, directory: Path | str, *, workers: int | None = None, on
     if on_event is not None:
         tell = on_event
         store.warn = lambda message: tell(Event("warning", message=message))
-    return drive(plan, store, workers=workers, on_event=on_event)
+    return drive(plan, store, workers=workers, on_event=on_event, placement=placement)
 
 
-def drive(plan: Plan, store: RunStore, *, workers: int | None = None, on_event: OnEvent | None = None) -> Tables:
+def drive(
+    plan: Plan, store: RunStore, *, workers: int | None = None, on_event: OnEvent | None = None, placement: Placement = ONE_DEVICE
+) -> Tables:
     """:func:`execute`, on a store that is open already."""
-    most = usable_workers(len(plan.units), plan.targets)
-    with store.driving(plan, threads=max(1, usable_cores() // most)) as threads:
+    if placement.devices > 1:
+        refuse_what_cannot_be_divided(plan.units)
+        if workers == 0:
+            raise InvalidStudy("--workers 0 is this process alone, and --devices asks for several", "leave one of them out")
+    most = usable_workers(len(plan.units), plan.targets, placement)
+    with store.driving(plan, threads=max(1, usable_cores() // (most * placement.devices))) as threads:
         environment = store.record_environment({**describe_environment(), "threads": threads})
         progress = _Progress(plan, on_event or (lambda event: None))
         progress.tell("planned")
@@ -56,7 +73,9 @@ def drive(plan: Plan, store: RunStore, *, workers: int | None = None, on_event: 
         watcher = Watcher(lambda unit: progress.tell("unit_started", unit), progress.probed, progress.searched, progress.trained)
         here = workers == 0
         with closing(
-            run_here(agenda, watcher, threads, models) if here else run_in_processes(agenda, watcher, threads, workers or most, models)
+            run_here(agenda, watcher, threads, models, placement)
+            if here
+            else run_in_processes(agenda, watcher, threads, workers or most, models, placement)
         ) as results:
             for unit, result in results:
                 store.commit(unit, result, environment)

@@ -97,6 +97,7 @@ def _checkpoint(model: PreTrainedModel, reference: str) -> None:
     enable = getattr(decoder, "activation_checkpointing_enable", None)  # its newer name
     without_reentry = {"use_reentrant": False}  # the other kind loses the gradient of adapters on frozen layers
     enable(without_reentry) if enable else decoder.gradient_checkpointing_enable(without_reentry)
+    decoder.disable_input_require_grads()  # which only the other kind needs; the first layer's would be computed, and counted, for nothing
 
 
 @dataclass(frozen=True)
