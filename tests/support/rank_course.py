@@ -61,7 +61,7 @@ COURSES = {
     "tied": Course("gemma2"),
     "one row": Course("llama", CLIPPED.model_copy(update={"batch_size": 1})),
     "schedule-free": Course("qwen3", CLIPPED.model_copy(update={"optimiser": "schedule-free"})),
-    "sgd": Course("gpt_neox", CLIPPED.model_copy(update={"optimiser": "sgd", "learning_rate": 0.1})),
+    "sgd": Course("gpt_neox", CLIPPED.model_copy(update={"optimiser": "sgd", "learning_rate": 0.01, "clip_norm": None})),
     "checkpointing": Course("llama", checkpointing=True),
     "checkpointed adapters": Course("llama", lora=LoraSettings(rank=4), checkpointing=True),
     "sixteen bit": Course("llama", dtype="bfloat16"),
