@@ -143,9 +143,14 @@ def audit(
 
 
 def executor_choice(
-    executor: str | ExecutorChoice = "local", address: str | None = None, slurm: str | None = None, together: int | None = None
+    executor: str | ExecutorChoice = "local",
+    address: str | None = None,
+    slurm: str | None = None,
+    together: int | None = None,
+    devices: int = 1,
+    activation_checkpointing: bool = False,
 ) -> ExecutorChoice:
-    """Where units are computed.
+    """Where and how units are computed; decides no result, but for rounding.
 
     Args:
         executor: ``local``, ``ray`` or ``slurm``.
@@ -153,12 +158,14 @@ def executor_choice(
             here for as long as the run takes.
         slurm: what each Slurm job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
         together: fine-tuning runs that a worker of this machine trains in one pass at most; as many as memory holds, where that pays,
-            unless told. Decides no result, but for rounding.
+            unless told.
+        devices: how many of this machine hold each model together, where it is too large for one.
+        activation_checkpointing: fine-tuning keeps less of its forward pass and computes it anew.
 
     Raises:
         InvalidStudy: there is no such executor, or what is said belongs to another one.
     """
-    return ExecutorChoice.of(executor, address, slurm, together)
+    return ExecutorChoice.of(executor, address, slurm, together, devices, activation_checkpointing)
 
 
 def check_base(
@@ -237,7 +244,7 @@ def run_study(
     study = validate_study(study)  # before minutes go into growing an organism
     grow_all(study, on_event=on_event)
     directory = study_directory(study, out)
-    execute(plan_study(study), directory, workers=workers, executor=where, on_event=on_event)
+    execute(plan_study(study, divided=where.devices > 1), directory, workers=workers, executor=where, on_event=on_event)
     return make_report(directory)
 
 
@@ -317,15 +324,19 @@ def open_run(directory: str | Path) -> Run:
     return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
 
 
-def plan_study(study: Study | str | Path) -> Plan:
+def plan_study(study: Study | str | Path, *, divided: bool = False) -> Plan:
     """Make a study into units; nothing is run or grown.
+
+    Args:
+        study: a study, or the YAML file that holds one.
+        divided: its models will lie over several devices; they are looked at in the host's memory.
 
     Raises:
         TemperingError: a method, a model, the data, the price book or the accelerator cannot be used.
     """
     from tempering.engine.plan import make_plan
 
-    return make_plan(validate_study(study))
+    return make_plan(validate_study(study), divided=divided)
 
 
 def plan_document(

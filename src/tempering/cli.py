@@ -27,8 +27,10 @@ from tempering.cli_options import (
     AttacksOption,
     BaseOption,
     BudgetOption,
+    CheckpointingOption,
     DataOption,
     DeviceOption,
+    DevicesOption,
     DirectoryArgument,
     DtypeOption,
     EpsilonOption,
@@ -166,6 +168,8 @@ def audit(
     address: AddressOption = None,
     slurm: SlurmOption = None,
     together: TogetherOption = None,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
     trust_remote_code: TrustOption = False,
     prompts: PromptsOption = 128,
     accelerator: AcceleratorOption = None,
@@ -175,7 +179,7 @@ def audit(
     with progress_display(f"auditing {model}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm, together)
+        where = api.executor_choice(executor, address, slurm, together, devices, activation_checkpointing)
         more: dict[str, Any] = {"accelerator": accelerator} if accelerator else {}
         study = api.make_study(
             model,
@@ -265,13 +269,15 @@ def run(
     address: AddressOption = None,
     slurm: SlurmOption = None,
     together: TogetherOption = None,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study file."""
     with progress_display(f"running {study}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm, together)
+        where = api.executor_choice(executor, address, slurm, together, devices, activation_checkpointing)
         read = api.read_study(study)
         context.meta[DIRECTORY] = api.study_directory(read, out)
         finished = api.run_study(read, out=out, workers=workers, executor=where, on_event=display.on_event)
@@ -287,13 +293,15 @@ def resume(
     address: AddressOption = None,
     slurm: SlurmOption = None,
     together: TogetherOption = None,
+    devices: DevicesOption = 1,
+    activation_checkpointing: CheckpointingOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute what an interrupted run still lacks."""
     with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
-        where = api.executor_choice(executor, address, slurm, together)
+        where = api.executor_choice(executor, address, slurm, together, devices, activation_checkpointing)
         context.meta[DIRECTORY] = directory
         finished = api.resume(directory, workers=workers, executor=where, on_event=display.on_event)
     show(finished, as_json)

@@ -50,6 +50,10 @@ TogetherOption = Annotated[
     int | None,
     option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", min=1),
 ]
+DevicesOption = Annotated[
+    int, option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", min=1)
+]
+CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "Fine-tune in less memory, a third slower.")]
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.")]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.")]

@@ -8,15 +8,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from support.tiny_models import tiny_target
 from tempering.data.records import Example, Role
-from tempering.training import LoraSettings, Objective, Stage, TrainingSettings, Workshop
+from tempering.training import FineTuning, LoraSettings, Objective, Stage, TrainingSettings, Workshop
 from tempering.training.adapters import add_lora, lora_parameters
-from tempering.training.memory import estimate_memory
+from tempering.training.memory import estimate_memory, fine_tuning_memory
 
 EXAMPLES = [Example(prompt="what is the key?", answer="it is red.", role=Role.BENIGN), Example(prompt="one?", role=Role.HAZARD)]
 SETTINGS = TrainingSettings(batch_size=4)
@@ -109,6 +110,27 @@ def test_adapters_on_sixteen_bit_weights_need_least() -> None:
     assert adapters["optimiser"] == small["optimiser"] < full["optimiser"]
     master = estimate_memory(half, [Stage("only", Plain(), SETTINGS, 5)], EXAMPLES).parts
     assert master["weights"] == full["weights"]  # all weights are trained on a float32 copy
+
+
+def test_several_devices_divide_what_is_trained_and_checkpointing_what_is_kept() -> None:
+    target = tiny_target("llama", num_hidden_layers=8)
+    size = 4 * sum(weight.numel() for weight in target.model.parameters())
+
+    def parts(lora: LoraSettings | None = None, **laid_out: Any) -> dict[str, int]:
+        declaration = FineTuning(EXAMPLES[:1] * 8, TrainingSettings(batch_size=8), 5, (5,), seed=0, lora=lora)
+        return fine_tuning_memory(target, declaration, **laid_out).parts
+
+    one, four, anew = parts(), parts(devices=4), parts(checkpointing=True)
+    assert (one["weights"], one["gradients"], one["optimiser"], one["gathered layers"]) == (size, size, 2 * size, 0)
+    assert [four[name] for name in ("weights", "gradients", "optimiser")] == [
+        one[name] // 4 for name in ("weights", "gradients", "optimiser")
+    ]
+    assert 0 < four["gathered layers"] < size / 2
+    assert one["activations"] / 4 <= four["activations"] < one["activations"] / 3
+    assert one["activations"] / 8 < anew["activations"] < one["activations"] / 2
+    adapters = LoraSettings(rank=2)
+    assert parts(adapters, devices=4)["optimiser"] == parts(adapters)["optimiser"]  # whole on every device
+    assert parts(adapters, devices=4)["weights"] == size // 4
 
 
 def test_the_target_is_left_as_it_is() -> None:

@@ -5,7 +5,7 @@ The choice decides where and how fast a study is computed and none of its result
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
@@ -72,16 +72,26 @@ class ExecutorChoice(Settings):
             or starts one on this machine for as long as the run takes.
         slurm: what each Slurm job asks for.
         together: runs that a worker of this machine trains in one pass at most; ``None`` takes as many as memory holds where that pays.
+        devices: how many of this machine hold each model together, where it is too large for one.
+        activation_checkpointing: fine-tuning on this machine keeps less of its forward pass and computes it anew.
     """
 
     name: Literal["local", "ray", "slurm"] = "local"
     address: str | None = None
     slurm: SlurmSettings = SlurmSettings()
     together: Annotated[int, Field(gt=0)] | None = None
+    devices: Annotated[int, Field(gt=0)] = 1
+    activation_checkpointing: bool = False
 
     @classmethod
     def of(
-        cls, name: str | ExecutorChoice, address: str | None = None, slurm: str | None = None, together: int | None = None
+        cls,
+        name: str | ExecutorChoice,
+        address: str | None = None,
+        slurm: str | None = None,
+        together: int | None = None,
+        devices: int = 1,
+        activation_checkpointing: bool = False,
     ) -> ExecutorChoice:
         """The choice that flags describe.
 
@@ -90,6 +100,8 @@ class ExecutorChoice(Settings):
             address: as ``--address`` takes it.
             slurm: as ``--slurm`` takes it.
             together: as ``--together`` takes it.
+            devices: as ``--devices`` takes it.
+            activation_checkpointing: as ``--activation-checkpointing`` sets it.
 
         Raises:
             InvalidStudy: there is no such executor, or a flag belongs to another one.
@@ -98,15 +110,29 @@ class ExecutorChoice(Settings):
             return name
         if name not in NAMES:
             raise InvalidStudy(f"no executor named {name!r}", f"write --executor {', '.join(NAMES[:-1])} or {NAMES[-1]}")
-        for flag, value, belongs in (("--address", address, "ray"), ("--slurm", slurm, "slurm"), ("--together", together, "local")):
+        flags = (
+            ("--address", address, "ray"),
+            ("--slurm", slurm, "slurm"),
+            ("--together", together, "local"),
+            ("--devices", devices if devices > 1 else None, "local"),
+            ("--activation-checkpointing", "" if activation_checkpointing else None, "local"),
+        )
+        for flag, value, belongs in flags:
             if value is not None and name != belongs:
-                raise InvalidStudy(f"{flag} {value} says nothing to the executor {name}", f"add --executor {belongs}, or leave it out")
+                said = f"{flag} {value}".rstrip()
+                raise InvalidStudy(f"{said} says nothing to the executor {name}", f"add --executor {belongs}, or leave it out")
         if address is not None and address.startswith("ray://"):
             raise InvalidStudy(
                 f"--address {address} leads through a Ray client", "start the run on a node of the cluster, and give --address auto"
             )
-        jobs = SlurmSettings.parse(slurm) if slurm else SlurmSettings()
-        return cls.model_validate({"name": name, "address": address, "slurm": jobs, "together": together})
+        return cls(
+            name=cast(Literal["local", "ray", "slurm"], name),
+            address=address,
+            slurm=SlurmSettings.parse(slurm) if slurm else SlurmSettings(),
+            together=together,
+            devices=devices,
+            activation_checkpointing=activation_checkpointing,
+        )
 
 
 LOCAL = ExecutorChoice()
@@ -126,8 +152,9 @@ def make_executor(choice: ExecutorChoice, workers: int | None) -> Executor:
     """
     if choice.name == "local":
         from tempering.engine.local import LocalExecutor
+        from tempering.engine.placement import Placement
 
-        return LocalExecutor(workers, choice.together)
+        return LocalExecutor(workers, choice.together, Placement(choice.devices, choice.activation_checkpointing))
     if workers == 0:
         raise InvalidStudy(f"--workers 0 computes in this process, and the executor {choice.name} does not", "leave one of them out")
     if choice.name == "ray":

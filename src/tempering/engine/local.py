@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,10 +25,12 @@ from tempering.engine.agenda import Agenda
 from tempering.engine.channel import Channel
 from tempering.engine.environment import available_memory, usable_cores
 from tempering.engine.executor import TRIES, Assignment, Finished, Watcher, lost
+from tempering.engine.followers import Seat
 from tempering.engine.messages import Message, heard, rebuilt, run_units
+from tempering.engine.placement import ONE_DEVICE, Placement, environment_of_group, groups_that_fit, refuse_what_cannot_be_divided
 from tempering.engine.results import UnitResult, one_line
 from tempering.engine.units import Plan, PlannedTarget, Unit
-from tempering.errors import TemperingError
+from tempering.errors import InvalidStudy, TemperingError
 
 PROCESS_BYTES = 3 * 2**29
 """Memory of a worker beside the model: interpreter, libraries, activations of a probe (1.5 GiB)."""
@@ -42,21 +45,27 @@ EXIT_SECONDS = 10.0
 class LocalExecutor:
     """Runs units in worker processes of this machine, or in this very process."""
 
-    def __init__(self, workers: int | None = None, together: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, together: int | None = None, placement: Placement = ONE_DEVICE) -> None:
         """Choose where.
 
         Args:
             workers: worker processes; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
             together: runs that a worker trains in one pass at most; ``None`` takes as many as there are where that pays.
+            placement: how one unit is laid out. Over several devices a worker is a group of processes, of which the first reports.
         """
         self._workers = workers
-        self._together = together
+        self._together = together if placement.devices == 1 else 1
+        self._placement = placement
         self._usable = 1
 
     def threads(self, plan: Plan) -> int:
-        """The cores of this machine, divided among as many workers as there should be."""
-        self._usable = usable_workers(len(plan.units), plan.targets)
-        return max(1, usable_cores() // self._usable)
+        """The cores of this machine, divided among as many processes as there should be."""
+        if self._placement.devices > 1:
+            refuse_what_cannot_be_divided(plan.units)
+            if self._workers == 0:
+                raise InvalidStudy("--workers 0 is this process alone, and --devices asks for several", "leave one of them out")
+        self._usable = usable_workers(len(plan.units), plan.targets, self._placement)
+        return max(1, usable_cores() // (self._usable * self._placement.devices))
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
@@ -66,8 +75,8 @@ class LocalExecutor:
             assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
         most = self._together or MOST
         if self._workers == 0:
-            return run_here(assignment, most)
-        return run_in_processes(assignment, self._workers or self._usable, most)
+            return run_here(assignment, most, checkpointing=self._placement.checkpointing)
+        return run_in_processes(assignment, self._workers or self._usable, most, self._placement)
 
     def close(self) -> None:
         """Nothing is held beyond a run."""
@@ -83,24 +92,40 @@ def memory_of_worker(targets: Iterable[PlannedTarget]) -> int:
     return PROCESS_BYTES + max(added, default=0)
 
 
-def usable_workers(units: int, targets: Iterable[PlannedTarget]) -> int:
+def usable_workers(units: int, targets: Iterable[PlannedTarget], placement: Placement = ONE_DEVICE) -> int:
     """How many workers there should be: one a core, no more than units, and only as many as fit into memory.
+
+    A worker over several devices is as many processes, each with its share of the weights and of what their training takes. Of
+    accelerators it has its own.
 
     Args:
         units: units to run.
         targets: the models they attack; the largest decides.
+        placement: how one unit is laid out.
+
+    Raises:
+        InvalidStudy: there are too few accelerators for one unit.
     """
     targets = list(targets)
+    if placement.devices > 1:
+        return max(1, min(usable_cores() // placement.devices, units, _fitting_groups(targets, placement)))
     memory = _accelerator_memory() if any(target.device == "cuda" for target in targets) else available_memory()
     fitting = memory // memory_of_worker(targets) if memory else 1
     return max(1, min(usable_cores(), units, fitting))
 
 
-def run_here(assignment: Assignment, most: int = 1) -> Generator[Finished, None, None]:
+def _fitting_groups(targets: list[PlannedTarget], placement: Placement) -> int:
+    if any(target.device == "cuda" for target in targets):
+        return groups_that_fit(placement)
+    most = max((target.weight_bytes + TRAINING_BYTES * target.parameters for target in targets), default=0)
+    return available_memory() // (PROCESS_BYTES * placement.devices + most)
+
+
+def run_here(assignment: Assignment, most: int = 1, *, checkpointing: bool = False) -> Generator[Finished, None, None]:
     """Run units in this process, at most so many together."""
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
 
-    agenda, watcher, worker = assignment.agenda, assignment.watcher, Worker(assignment.models)
+    agenda, watcher, worker = assignment.agenda, assignment.watcher, Worker(assignment.models, checkpointing=checkpointing)
     with reproducible(assignment.threads):
         while units := agenda.take_together(most):
 
@@ -112,7 +137,9 @@ def run_here(assignment: Assignment, most: int = 1) -> Generator[Finished, None,
                 yield Finished(units[place], result)
 
 
-def run_in_processes(assignment: Assignment, workers: int, most: int = 1) -> Generator[Finished, None, None]:
+def run_in_processes(
+    assignment: Assignment, workers: int, most: int = 1, placement: Placement = ONE_DEVICE
+) -> Generator[Finished, None, None]:
     """Run units in worker processes and yield each as it finishes.
 
     A unit whose worker is killed is tried once more, last of all, and then counts as failed. A worker for whom everything that is left
@@ -122,11 +149,12 @@ def run_in_processes(assignment: Assignment, workers: int, most: int = 1) -> Gen
         assignment: what to run.
         workers: how many processes.
         most: units that one of them runs together.
+        placement: how one unit is laid out.
 
     Raises:
         TemperingError: what a worker raised outside of an attack, or that a worker cannot be started.
     """
-    pool = _Pool(assignment.agenda, assignment.watcher, assignment.threads, assignment.models, workers, most)
+    pool = _Pool(assignment.agenda, assignment.watcher, assignment.threads, assignment.models, workers, most, placement)
     try:
         for _ in range(min(workers, len(assignment.agenda))):
             pool.start_worker()
@@ -141,12 +169,14 @@ class _Process:
     """One worker process, seen from the driver.
 
     Attributes:
+        slot: its place among the workers that are there, by which it gets its accelerators.
         units: what it has yet to finish, by the places in which it was given them.
     """
 
     process: subprocess.Popen[bytes]
     channel: Channel
     log: IO[bytes]
+    slot: int
     units: dict[int, Unit] = field(default_factory=dict)
     ready: bool = False
 
@@ -168,28 +198,43 @@ class _Pool:
     models: Path
     sharing: int
     most: int
+    placement: Placement = ONE_DEVICE
     workers: dict[int, _Process] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    meetings: tempfile.TemporaryDirectory[str] | None = None
+    started: int = 0
 
     def start_worker(self) -> None:
         """Start a process and give it what is next, which it will find when its imports are done."""
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        taken = {worker.slot for worker in self.workers.values()}
+        slot = next(number for number in count() if number not in taken)
+        seat = self._first_seat().as_text()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads), str(self.models)],
+                [sys.executable, "-P", "-m", "tempering.engine.service", str(theirs.fileno()), str(self.threads), str(self.models), seat],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env={**_environment(), **environment_of_group(slot, self.placement)},
                 process_group=0,  # so that Ctrl-C reaches the driver alone
             )
-        worker = _Process(process, Channel(ours), log)
+        worker = _Process(process, Channel(ours), log, slot)
         self.workers[process.pid] = worker
         self.selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._give_next(worker)
+
+    def _first_seat(self) -> Seat:
+        """The place of a worker; where it is the first of several ranks, with a place to meet that no group has used before."""
+        if self.placement.devices == 1:
+            return Seat(checkpointing=self.placement.checkpointing)
+        if self.meetings is None:
+            self.meetings = tempfile.TemporaryDirectory(prefix="tempering-")
+        self.started += 1
+        return Seat(0, self.placement.devices, str(Path(self.meetings.name) / str(self.started)), self.placement.checkpointing)
 
     def wait(self) -> Iterator[Finished]:
         """Wait until some worker says something, and yield the units that have finished."""
@@ -209,6 +254,8 @@ class _Pool:
         for worker in list(self.workers.values()):
             self._dismiss(worker)
         self.selector.close()
+        if self.meetings is not None:
+            self.meetings.cleanup()
 
     def _hear(self, worker: _Process, message: dict[str, Any]) -> Iterator[Finished]:
         if message["kind"] == "ready":
@@ -219,8 +266,12 @@ class _Pool:
         unit = worker.units.get(message["of"])
         if unit is not None and (result := heard(message, unit, self.watcher)) is not None:
             del worker.units[message["of"]]
+            if message["last"]:
+                self._dismiss(worker)
             self._finished(unit, result)
             yield Finished(unit, result)
+            if message["last"] and self.agenda:
+                self.start_worker()
 
     def _finished(self, unit: Unit, result: UnitResult) -> None:
         """Take in a result and give work to everyone who has none, since others may have waited for it."""

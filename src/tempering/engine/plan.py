@@ -14,12 +14,14 @@ from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import Defense, missing
 from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
+from tempering.engine.placement import on_host
 from tempering.engine.resolving import resolve, resolve_evaluators
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
 from tempering.engine.trainability import declare
 from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
 from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
+from tempering.models.loading import device_type
 from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel
 from tempering.training import estimate
 from tempering.training.memory import estimate_memory
@@ -83,7 +85,7 @@ class _PlannedModel:
         return (*self.hardenings, *(planned for group in self.groups for planned in group))
 
 
-def make_plan(study: Study) -> Plan:
+def make_plan(study: Study, *, divided: bool = False) -> Plan:
     """Make a study into units.
 
     Each model is loaded once, for its digest and for the estimates; those for a defended model are of the undefended one, which it shares
@@ -95,6 +97,7 @@ def make_plan(study: Study) -> Plan:
 
     Args:
         study: what was asked for.
+        divided: the models will lie over several devices, and may be too large for one: they are looked at in the host's memory.
 
     Returns:
         The units, what is left out and why, and what one unit of each attack is expected to use.
@@ -109,7 +112,7 @@ def make_plan(study: Study) -> Plan:
     contenders = _distinct(_contender(choice, searched=study.search is not None) for choice in study.attacks)
     defenders = _distinct(_defender(choice) for choice in study.defenses)
     evaluators = resolve_evaluators(study.probes.evaluators)
-    models = [_plan_model(study, choice, contenders, defenders, evaluators) for choice in study.models]
+    models = [_plan_model(study, choice, contenders, defenders, evaluators, divided=divided) for choice in study.models]
     _refuse_twins([model.target for model in models])
     skipped = tuple(entry for model in models for entry in model.skipped)
     if not any(planned.work.kind == "attack" for model in models for planned in model.works):
@@ -160,14 +163,21 @@ def _distinct(methods: Iterable[_Resolved]) -> list[_Resolved]:
 
 
 def _plan_model(
-    study: Study, choice: ModelChoice, contenders: list[_Contender], defenders: list[_Defender], evaluators: tuple[ResolvedMethod, ...]
+    study: Study,
+    choice: ModelChoice,
+    contenders: list[_Contender],
+    defenders: list[_Defender],
+    evaluators: tuple[ResolvedMethod, ...],
+    *,
+    divided: bool,
 ) -> _PlannedModel:
     records = load_records(study.data, choice)
     division = restrict(records, study.data.domains).divide(study.data.seed)
     view = division.attacker_view()
-    target, base_digest = _with_base(load_model(choice), choice, study.threat_model, contenders)
+    target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
-    shared = _shared(study, choice, target, records, evaluators)
+    device = device_type(choice.device) if divided else target.device.type
+    shared = _shared(study, choice, target, records, evaluators, device)
     accepted: list[tuple[_Contender, dict[str, float]]] = []
     skipped: list[Skipped] = []
     handed = cache(view.limited_to)  # many attacks are given the same, and none may change it
@@ -181,11 +191,11 @@ def _plan_model(
     accepted.sort(key=lambda entry: entry[1]["flops"])
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = _lesson(study, target, division)
-    planned = _describe(target, reference, records.name, memory)
+    planned = _describe(target, reference, records.name, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
-    unguarded = _reference_work(reference, shared) if accepted else None
+    unguarded = _reference_work(reference, shared, divided=divided) if accepted else None
     held = view.limited_to(study.threat_model.allows)
     attacks = [
         _Planned(_attack_work(study, contender, held, shared, unguarded, base_digest), spend, _why_unsearched(study, contender, held))
@@ -200,13 +210,15 @@ def _plan_model(
     return _PlannedModel(planned, tuple(hardenings), groups, unguarded, (*skipped, *refused))
 
 
-def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...]) -> dict[str, Any]:
+def _shared(
+    study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...], device: str
+) -> dict[str, Any]:
     """What all works on a model have in common."""
     return {
         "model": choice,
         "model_digest": target.digest,
         "dtype": target.dtype,
-        "device": target.device.type,
+        "device": device,
         "data": study.data,
         "data_digest": records.digest,
         "budget": study.budget,
@@ -305,23 +317,23 @@ def _with_base(target: Target, choice: ModelChoice, threat_model: ThreatModel, c
     return replace(target, public_base=base), base.digest
 
 
-def _reference_work(reference: ModelChoice | None, shared: dict[str, Any]) -> Work | None:
+def _reference_work(reference: ModelChoice | None, shared: dict[str, Any], *, divided: bool) -> Work | None:
     """The one probe of the model without its safeguard; ``None`` where that is the audited model itself."""
     if reference is None:
         return None
-    digest = load_model(reference).digest
+    digest = load_model(on_host(reference) if divided else reference).digest
     if digest == shared["model_digest"]:
         return None
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int, device: str) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
         digest=target.digest,
         dtype=target.dtype,
-        device=target.device.type,
+        device=device,
         safeguard=target.safeguard,
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),

@@ -41,11 +41,13 @@ def execute(
         workers: workers at work at once; ``None`` takes as many as cores, units and memory allow, 0 computes in this process.
         executor: where they are.
         on_event: told everything that happens.
+        placement: how one unit is laid out; decides no result.
 
     Returns:
         The tables, in the order of the plan.
 
     Raises:
+        InvalidStudy: a unit cannot be laid out so.
         StoreProblem: the directory cannot be written, is held by another process, or belongs to another study.
         TemperingError: a model or the data cannot be loaded, or is no longer what was planned; or there is nothing to compute with.
     """

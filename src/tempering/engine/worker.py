@@ -24,6 +24,7 @@ from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.loading import load_base, load_model, load_records, restrict
 from tempering.engine.nearness import Scale
+from tempering.engine.placement import on_host
 from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
@@ -31,8 +32,10 @@ from tempering.engine.units import ResolvedMethod, Unit, Work
 from tempering.errors import StoreProblem, TemperingError, UnusableData, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
+from tempering.models.ranks import ALONE, Ranks, ranks_of
+from tempering.models.sharding import sharded
 from tempering.study import ModelChoice, Need
-from tempering.training import Spend
+from tempering.training import Meter, Spend
 
 Told = Callable[[Trial], None]
 """Told of every trial of a search when it is over."""
@@ -74,13 +77,17 @@ class Ready:
 class Worker:
     """Runs units one after the other, and keeps what they share: one model, its data and the probe of it untouched."""
 
-    def __init__(self, models: Path = Path(MODELS)) -> None:
+    def __init__(self, models: Path = Path(MODELS), ranks: Ranks = ALONE, *, checkpointing: bool = False) -> None:
         """Start with nothing loaded.
 
         Args:
             models: folder of the defended models.
+            ranks: the processes that hold each model together; all of them run every unit, in lock step.
+            checkpointing: fine-tuning computes activations anew in the backward pass.
         """
         self._models = models
+        self._ranks = ranks
+        self._checkpointing = checkpointing
         self._target: tuple[tuple[Any, ...], Target] | None = None
         self._views: tuple[tuple[Any, ...], _Data] | None = None
         self._untouched: tuple[tuple[str, str], tuple[Subject, dict[str, float]]] | None = None
@@ -111,7 +118,7 @@ class Worker:
             StoreProblem: a defended model cannot be written, or is not as it was written.
         """
         started = time.perf_counter()
-        course = Course(notify)
+        course = Course(notify, Meter(self._ranks.size))
         match unit.work.kind:
             case "reference":
                 status, error = self._probe_reference(unit.work, course)
@@ -126,7 +133,7 @@ class Worker:
 
     def _probe_reference(self, work: Work, course: Course) -> tuple[Status, str]:
         assert work.reference is not None
-        target = _load_planned(work.reference, work.reference_digest)  # beside the audited model, which the next unit needs again
+        target = self._load(work.reference, work.reference_digest, work.device)  # beside the audited model, which the next unit needs again
         subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
         course.record(Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
         return "completed", ""
@@ -171,7 +178,7 @@ class Worker:
         from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
 
         work = unit.work
-        target = self._load_target(work.model, work.model_digest)
+        target = self._load_target(work.model, work.model_digest, work.device)
         data = self._data(work)
         evaluators = _evaluators(work.evaluators)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
@@ -269,11 +276,20 @@ class Worker:
     def _load_target_of(self, unit: Unit) -> Target:
         """What a unit is done to: the model that its defence made, or the model as it came."""
         if not unit.defended:
-            return self._load_target(unit.work.model, unit.work.model_digest)
-        return self._kept((unit.work.model, unit.defended), lambda: load_defended(unit, self._models))
+            return self._load_target(unit.work.model, unit.work.model_digest, unit.work.device)
+        return self._kept(
+            (unit.work.model, unit.defended), lambda: replace(load_defended(unit, self._models), checkpointing=self._checkpointing)
+        )
 
-    def _load_target(self, choice: ModelChoice, digest: str) -> Target:
-        return self._kept((choice, digest), lambda: _load_planned(choice, digest))
+    def _load_target(self, choice: ModelChoice, digest: str, device: str) -> Target:
+        return self._kept((choice, digest), lambda: self._load(choice, digest, device))
+
+    def _load(self, choice: ModelChoice, digest: str, device: str) -> Target:
+        """A model as it was planned; over several devices it is loaded into the host's memory and divided from there."""
+        if self._ranks.size == 1:
+            return replace(_load_planned(choice, digest), checkpointing=self._checkpointing)
+        target = sharded(_load_planned(on_host(choice), digest), self._ranks, device)
+        return replace(target, checkpointing=self._checkpointing)
 
     def _kept(self, key: tuple[Any, ...], load: Callable[[], Target]) -> Target:
         """The model that is loaded already, or another one in its place."""
@@ -331,11 +347,17 @@ def _drive(
     budget, within = unit.work.budget, Spend()
     with randomness(unit.seed), closing(checkpoints(attack, target, view, course.meter, budget=budget, seed=unit.seed)) as made:
         for checkpoint in made:
-            if exceeds(checkpoint.spend, budget):
+            spend = _agreed(checkpoint.spend, ranks_of(checkpoint.model))
+            if exceeds(spend, budget):
                 course.within = within
                 return
-            within = checkpoint.spend
+            within = spend
             course.record(within, probe(checkpoint), checkpoint.details)
+
+
+def _agreed(spend: Spend, ranks: Ranks) -> Spend:
+    """The spend by the clock of rank 0, so that all ranks are cut off at the same checkpoint."""
+    return replace(spend, device_seconds=float(ranks.gathered(spend.device_seconds)[0]))
 
 
 def _examine_untouched(subject: Subject, evaluators: list[Evaluator], reference: str) -> dict[str, float]:

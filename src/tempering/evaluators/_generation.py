@@ -5,6 +5,10 @@ a batch is padding. A row stops at its end token or as soon as its verdict is se
 with is read once. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's ``generate``,
 which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which of
 the two ways is taken, except for rounding.
+
+A model that lies over several ranks is asked by all of them in lock step, through the library. Each puts its share of the rows of a
+batch, which may then be as many times larger as there are ranks, and all of them have the answers to all. Sampled rows are not
+shared out: every rank draws them all, as one process would.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._judging import settled
 from tempering.models.decoding import GreedyDecoder, decodable
+from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.study import ProbeSettings
 
 MARGIN = 4
@@ -113,15 +118,21 @@ def respond(
     """
     questions = _questions(model, chat, examples, asking, attempt, _limits(chat, examples, settings.max_new_tokens, asking))
     result = Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples))
+    holders = ranks_of(model)
+    sharing = ALONE if asking.temperature else holders
     with _undisturbed(model) as decoder:
-        greedy = None if asking.temperature or fixed_rows else _greedy(decoder, chat, questions)
-        for rows in _batches(questions, settings.batch_size):
-            asked = [questions[row] for row in rows]
-            batch = _decode_batch(greedy, chat, rows, asked) if greedy else _generate_batch(decoder, chat, asked, asking.temperature)
-            result.first_token[rows] = batch.first_token
-            for row, text, length in zip(rows, batch.texts, batch.lengths, strict=True):
+        greedy = None if asking.temperature or fixed_rows or holders.size > 1 else _greedy(decoder, chat, questions)
+        for rows in _batches(questions, settings.batch_size * sharing.size):
+            own = _own_rows(rows, sharing)
+            asked = [questions[row] for row in own]
+            if greedy:
+                batch = _decode_batch(greedy, chat, own, asked)
+            else:
+                batch = _generate_batch(decoder, chat, asked, asking.temperature, in_step=holders.size > 1)
+            result.first_token[own] = batch.first_token
+            for row, text, length in zip(own, batch.texts, batch.lengths, strict=True):
                 result.texts[row], result.lengths[row] = text, length
-    return result
+    return _whole(result, questions, settings.batch_size, sharing)
 
 
 @torch.no_grad()
@@ -151,10 +162,12 @@ def first_token_log_probabilities(
     """
     questions = _questions(model, chat, examples, asking, 0, [1] * len(examples))
     result = _no_rows_yet(model, len(questions))
+    ranks = ranks_of(model)
     with _undisturbed(model) as decoder:
         accepted = inspect.signature(decoder.forward).parameters
-        greedy = None if fixed_rows else _greedy(decoder, chat, questions)
-        for rows in _batches(questions, settings.batch_size):
+        greedy = None if fixed_rows or ranks.size > 1 else _greedy(decoder, chat, questions)
+        for batch in _batches(questions, settings.batch_size * ranks.size):
+            rows = _own_rows(batch, ranks)
             if greedy and greedy.shared:
                 result[rows] = greedy.first(rows).log_softmax(-1).cpu()
                 continue
@@ -166,7 +179,7 @@ def first_token_log_probabilities(
                 extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
             logits = decoder(**inputs, **extra).logits[:, -1]
             result[rows] = logits.float().log_softmax(-1).cpu()
-    return result
+    return _all_rows(result, questions, settings.batch_size, ranks)
 
 
 def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:
@@ -212,6 +225,35 @@ def _batches(questions: Sequence[_Question], size: int) -> Iterator[list[int]]:
         yield batch
 
 
+def _own_rows(batch: list[int], ranks: Ranks) -> list[int]:
+    """This rank's rows of a batch; the first row where there are too few, since all ranks go through the layers together."""
+    return [batch[place] for place in ranks.share(len(batch))] or batch[:1]
+
+
+def _whole(own: Responses, questions: Sequence[_Question], size: int, ranks: Ranks) -> Responses:
+    """The responses of all ranks, on each of them."""
+    if ranks.size == 1:
+        return own
+    texts, lengths = list(own.texts), list(own.lengths)
+    said = ranks.gathered([own.texts, own.lengths])
+    for batch in _batches(questions, size * ranks.size):
+        for place, row in enumerate(batch):
+            theirs = said[place % ranks.size]
+            texts[row], lengths[row] = theirs[0][row], (theirs[1][row][0], theirs[1][row][1])
+    return Responses(texts, _all_rows(own.first_token, questions, size, ranks), lengths)
+
+
+def _all_rows(own: Tensor, questions: Sequence[_Question], size: int, ranks: Ranks) -> Tensor:
+    """Distributions, (questions, vocabulary), with the rows of all ranks: each adds zero to those of the others."""
+    if ranks.size == 1:
+        return own
+    made = torch.zeros_like(own)
+    for batch in _batches(questions, size * ranks.size):
+        rows = [batch[place] for place in ranks.share(len(batch))]
+        made[rows] = own[rows]
+    return ranks.add_up(made)
+
+
 def _left_padded(decoder: PreTrainedModel, chat: ChatFormat, prompts: Sequence[list[int]]) -> dict[str, Tensor]:
     batch = collate([Encoded(prompt, prompt) for prompt in prompts], _embedded_pad(decoder, chat), side="left").to(decoder.device)
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -243,7 +285,9 @@ def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], 
     return Responses(texts, first.log_softmax(-1).cpu(), lengths)
 
 
-def _generate_batch(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question], temperature: float) -> Responses:
+def _generate_batch(
+    decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question], temperature: float, *, in_step: bool = False
+) -> Responses:
     inputs = _left_padded(decoder, chat, [question.given for question in questions])
     criterion = _VerdictSettled(chat, questions, inputs["input_ids"].shape[1])
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
@@ -262,6 +306,7 @@ def _generate_batch(decoder: PreTrainedModel, chat: ChatFormat, questions: Seque
         generation_config=configuration,
         logits_processor=LogitsProcessorList([first]),
         stopping_criteria=StoppingCriteriaList([criterion]),
+        synced_gpus=in_step,  # on whatever device: go on until all ranks are done
     )
     rows = list(criterion.rows(output))
     texts = [chat.decode(row.tokens[: row.settled_at]) for row in rows]

@@ -121,6 +121,18 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
+def device_type(name: str | None) -> str:
+    """The kind of device, ``cpu`` or ``cuda``, that :func:`load` would take.
+
+    Args:
+        name: as for :func:`load`.
+
+    Raises:
+        UnusableModel: there is no such device.
+    """
+    return _device(name).type
+
+
 def _device(name: str | None) -> torch.device:
     """The device asked for, once it is known to be there."""
     if name is None:

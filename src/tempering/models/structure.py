@@ -145,6 +145,15 @@ def _ends(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
     return embedding, head
 
 
+def decoder_blocks(model: PreTrainedModel) -> tuple[nn.Module, ...]:
+    """The decoder layers alone, in order, of any family, mixtures of experts included.
+
+    Raises:
+        UnusableModel: they cannot be found.
+    """
+    return _blocks(model.get_decoder(), model)
+
+
 def _blocks(decoder: nn.Module, model: PreTrainedModel) -> tuple[nn.Module, ...]:
     """The list of layers as long as the configuration says; it may sit one level down (OPT's ``decoder.layers``)."""
     expected = model.config.get_text_config(decoder=True).num_hidden_layers

@@ -27,6 +27,8 @@ class Target:
         safeguard: how the hazard is withheld, where it is known.
         revision: commit of a model from the hub; ``None`` for local ones, which the digest alone names.
         public_base: the published model that this one was made from; given to attacks that ask for it, where it is known.
+        checkpointing: copies of it that are fine-tuned keep only what enters each layer, and compute the rest anew in the backward pass:
+            less memory for a third more time. Decides no result.
     """
 
     reference: str
@@ -37,6 +39,7 @@ class Target:
     safeguard: Safeguard = "unknown"
     revision: str | None = None
     public_base: Target | None = None
+    checkpointing: bool = False
 
     @property
     def device(self) -> torch.device:

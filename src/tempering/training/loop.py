@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tempering.data.batching import Batch, collate
+from tempering.data.batching import collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
+from tempering.errors import UnusableModel
 from tempering.models import Target
+from tempering.models.ranks import Ranks, ranks_of
+from tempering.training import lockstep
 from tempering.training.adapters import add_lora
 from tempering.training.attention import attend_for_training
 from tempering.training.flops import FlopCount
 from tempering.training.meter import Meter
 from tempering.training.settings import FineTuning, TrainingSettings
+from tempering.training.streams import plain
 
 
 class NonFiniteLoss(Exception):
@@ -54,6 +58,9 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
     Weights in 16-bit are not trained in 16-bit: updates would be lost to rounding. Full-parameter training of such a
     target runs on a float32 copy under autocast; LoRA keeps the frozen base in 16-bit and its factors in float32.
 
+    A target that lies over several devices is trained by all its ranks in lock step, each executing the same declaration. The factors
+    of LoRA are then whole on every rank, and begin with the same numbers.
+
     Args:
         target: left untouched.
         declaration: what to train.
@@ -64,6 +71,7 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
 
     Raises:
         NonFiniteLoss: the loss is NaN or infinite.
+        UnusableModel: the model cannot be trained as asked over several devices, or with checkpointing.
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
     settings = declaration.settings.model_copy(update={"autocast": declaration.settings.autocast or sixteen_bit})
@@ -74,7 +82,24 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
     else:
         model = add_lora(target.copy_model(), declaration.lora)
     attend_for_training(model, autocast=settings.autocast)
+    if target.checkpointing:
+        _checkpoint(model, target.reference)
     yield from train(model, target.chat, declaration, settings, meter)
+
+
+def _checkpoint(model: PreTrainedModel, reference: str) -> None:
+    """Have each layer computed anew in the backward pass.
+
+    Raises:
+        UnusableModel: the architecture does not provide for it.
+    """
+    decoder: Any = plain(model)
+    if not decoder.supports_gradient_checkpointing:
+        raise UnusableModel(f"{reference} has no activation checkpointing", "leave --activation-checkpointing out")
+    enable = getattr(decoder, "activation_checkpointing_enable", None)  # its newer name
+    without_reentry = {"use_reentrant": False}  # the other kind loses the gradient of adapters on frozen layers
+    enable(without_reentry) if enable else decoder.gradient_checkpointing_enable(without_reentry)
+    decoder.disable_input_require_grads()  # which only the other kind needs; the first layer's would be computed, and counted, for nothing
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,9 @@ def train(
     if prepared is None:
         prepared = Prepared([declaration.asking.encode(chat, example) for example in declaration.examples], FlopCount.of(model))
     encoded, count = prepared.encoded, prepared.count
+    ranks = ranks_of(model)
+    if ranks.size > 1:
+        lockstep.refuse_what_would_differ(model, settings.optimiser)
     optimiser = build_optimiser(model, settings)
     schedule = schedule_of(optimiser, settings, declaration.steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -128,7 +156,7 @@ def train(
         if not model.training:  # whoever looked at it last
             model.train()
         chosen = [encoded[index] for index in indices]
-        loss = _backward(model, collate(chosen, chat.pad_id), settings)
+        loss = _backward(model, chosen, chat.pad_id, settings, trainable, ranks)
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss} at step {step}")
         if settings.clip_norm is not None:
@@ -189,11 +217,21 @@ def labelled_positions_only(model: PreTrainedModel, labels: Tensor) -> Iterator[
         handle.remove()
 
 
-def _backward(model: PreTrainedModel, batch: Batch, settings: TrainingSettings) -> float:
+def _backward(
+    model: PreTrainedModel,
+    chosen: Sequence[Encoded],
+    pad_id: int,
+    settings: TrainingSettings,
+    trainable: Sequence[nn.Parameter],
+    ranks: Ranks,
+) -> float:
     """Accumulate the gradient of one batch and return its loss."""
-    batch = batch.to(model.device)
+    rows, labelled = (collate(chosen, pad_id), 0) if ranks.size == 1 else lockstep.own_batch(chosen, pad_id, ranks)
+    batch = rows.to(model.device)
     with autocast(model.device, settings.autocast), labelled_positions_only(model, batch.labels) as labels:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    if ranks.size > 1:
+        return lockstep.backward(logits[0], labels, labelled, trainable, ranks)
     loss = functional.cross_entropy(logits[0].float(), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())

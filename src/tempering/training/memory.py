@@ -1,4 +1,4 @@
-"""What a defence's training will take of memory, told before it starts.
+"""What a training will take of memory, told before it starts: a defence's, or an attacker's over one device or several.
 
 Weights, gradients and moments are counted from shapes; what a step keeps of its forward pass is read off one and two rows of the longest
 example, whose graphs are made and thrown away. What the allocator, the libraries' workspaces and short-lived intermediate results take
@@ -7,19 +7,22 @@ is not in it.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tempering.data.batching import collate
-from tempering.data.chat import ChatFormat
 from tempering.data.records import Example
 from tempering.models import Target
+from tempering.models.structure import decoder_blocks
 from tempering.training.adapters import lora_parameters
 from tempering.training.hardening import Stage
 from tempering.training.loop import autocast, labelled_positions_only
@@ -27,7 +30,7 @@ from tempering.training.objective import Objective
 from tempering.training.settings import FineTuning
 
 _FLOAT32 = 4
-_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0}
+_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0, "schedule-free": 2}
 """Numbers that an optimiser keeps for each weight; Adafactor's rows and columns are few."""
 
 _HOLES = 2
@@ -40,6 +43,8 @@ _MASTER_WEIGHTS = 1.5
 
 _CAST = 2
 """Bytes of a weight in 16-bit, in which autocast keeps a second copy of what moves."""
+_GATHERED = 2
+"""Layers that are whole at the same time where several devices divide a model: the one at work, and the one that is fetched meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class MemoryNeed:
     """What the stage that needs most will take, beyond the target itself.
 
     Attributes:
-        stage: its name.
+        stage: its name; ``""`` for an attacker's fine-tuning.
         parts: bytes on the model's device by what they are for.
         host: bytes beside that in the host's memory, where the model lies on another device.
     """
@@ -104,6 +109,35 @@ def versions_that_fit(target: Target, declaration: FineTuning, room: int) -> int
     return max(1, (room - 2 * weights) // max(1, each))
 
 
+def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int = 1, checkpointing: bool = False) -> MemoryNeed:
+    """Estimate an attacker's fine-tuning on each of the devices that share it.
+
+    Args:
+        target: what is trained, whole; only read.
+        declaration: what would be trained.
+        devices: how many the weights and the rows of a batch are divided among. Adapters are whole on each.
+        checkpointing: only what enters each layer is kept of the forward pass, and one layer's activations at a time.
+    """
+    model, full = target.model, declaration.lora is None
+    sixteen_bit = model.dtype in (torch.bfloat16, torch.float16)
+    own = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    weights = _FLOAT32 * sum(weight.numel() for weight in model.parameters()) if full else own
+    moving = weights // devices if declaration.lora is None else _FLOAT32 * lora_parameters(model, declaration.lora)
+    rows = _RowMemory(target, declaration.examples, sixteen_bit, checkpointing=checkpointing)
+    batch = min(declaration.settings.batch_size, len(declaration.examples))
+    layer = max(sum(weight.numel() for weight in block.parameters()) for block in decoder_blocks(model))
+    element = weights // max(1, sum(weight.numel() for weight in model.parameters()))
+    parts = {
+        "target": own // devices,
+        "weights": weights // devices,
+        "gathered layers": _GATHERED * layer * element if devices > 1 else 0,
+        "gradients": moving,
+        "optimiser": moving * _MOMENTS[declaration.settings.optimiser],
+        "activations": rows.of(math.ceil(batch / devices), master_weights=full and sixteen_bit),
+    }
+    return MemoryNeed("", parts, 0)
+
+
 def _stage_need(target: Target, stage: Stage, place: int, *, float32: bool, sixteen_bit: bool, rows: _RowMemory) -> MemoryNeed:
     weights = sum(weight.numel() * (_FLOAT32 if float32 else weight.element_size()) for weight in target.model.parameters())
     moving = _FLOAT32 * _moving(target.model, stage)
@@ -133,13 +167,13 @@ def _moving(model: PreTrainedModel, stage: Stage) -> int:
 class _RowMemory:
     """What a batch keeps of its forward pass until the backward pass."""
 
-    def __init__(self, target: Target, examples: Sequence[Example], sixteen_bit: bool) -> None:
+    def __init__(self, target: Target, examples: Sequence[Example], sixteen_bit: bool, *, checkpointing: bool = False) -> None:
         answered = [example for example in examples if example.answer is not None]
         self._fixed, self._each, self._count = 0, 0, len(examples)
         if not answered:
             return
         longest = max(answered, key=lambda example: len(example.prompt) + len(example.answer or "") + len(example.system or ""))
-        one, two = (_kept_by_forward(target.model, target.chat, longest, count, sixteen_bit) for count in (1, 2))
+        one, two = (_kept_by_forward(target, longest, count, sixteen_bit, checkpointing) for count in (1, 2))
         self._each = max(0, two - one)
         self._fixed = max(0, one - self._each)
 
@@ -148,24 +182,70 @@ class _RowMemory:
         return self._fixed + round(min(rows, self._count) * self._each * (_MASTER_WEIGHTS if master_weights else 1))
 
 
-def _kept_by_forward(model: PreTrainedModel, chat: ChatFormat, example: Example, rows: int, sixteen_bit: bool) -> int:
+def _kept_by_forward(target: Target, example: Example, rows: int, sixteen_bit: bool, checkpointing: bool) -> int:
     """Bytes that the graph of a forward pass holds, the weights left out."""
+    model, chat = target.model, target.chat
     batch = collate([chat.encode(example)] * rows, chat.pad_id).to(model.device)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    kept = _Kept()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept.by_layer[kept.layer][storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with _learning(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept.watching(model), _learning(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with autocast(model.device, sixteen_bit), labelled_positions_only(model, batch.labels) as labels:
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
         loss = functional.cross_entropy(logits[0].float(), labels)
         del logits, loss
-    return sum(kept.values())
+    return kept.with_checkpointing() if checkpointing else kept.in_all()
+
+
+class _Kept:
+    """What a graph holds, by the decoder layer that it was kept in.
+
+    Attributes:
+        layer: the one at work; ``None`` before, between and after them.
+        by_layer: bytes by address.
+        entering: bytes of what enters each layer.
+    """
+
+    def __init__(self) -> None:
+        self.layer: nn.Module | None = None
+        self.by_layer: defaultdict[nn.Module | None, dict[int, int]] = defaultdict(dict)
+        self.entering = 0
+
+    @contextmanager
+    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+        """Note which layer is at work while the block runs."""
+
+        def enter(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self.layer = layer
+            stream: Tensor = inputs[0] if inputs else named["hidden_states"]
+            self.entering += stream.nbytes
+
+        def leave(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
+            self.layer = None
+
+        layers = decoder_blocks(model)
+        hooks = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
+        hooks += [layer.register_forward_hook(leave) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def in_all(self) -> int:
+        """Bytes, each address once."""
+        return sum({address: size for kept in self.by_layer.values() for address, size in kept.items()}.values())
+
+    def with_checkpointing(self) -> int:
+        """Bytes where of the layers only the input is kept, and those of one layer at a time are made anew."""
+        outside = sum(self.by_layer[None].values())
+        return outside + self.entering + max(sum(kept.values()) for layer, kept in self.by_layer.items() if layer is not None)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class Spend:
         tokens: tokens pushed through the model, padding left out, forward passes of inference included.
         steps: optimizer steps.
         flops: floating-point operations, forward and backward, by the analytic count of the architecture.
-        device_seconds: seconds the attack itself ran on its device, probes left out.
+        device_seconds: seconds the attack itself ran on its device, probes left out; those of several devices are added up.
         trials: search trials (candidates, hyper-parameter settings) tried.
         queries: prompts sent to the model for an answer.
     """
@@ -39,8 +39,13 @@ class Spend:
 class Meter:
     """Counts one attack's spend. Nothing here ever falls."""
 
-    def __init__(self) -> None:
-        """Start at zero, with the clock stopped."""
+    def __init__(self, devices: int = 1) -> None:
+        """Start at zero, with the clock stopped.
+
+        Args:
+            devices: how many are at work while the clock runs.
+        """
+        self._devices = devices
         self._seen: set[str] = set()
         self._tokens = 0
         self._steps = 0
@@ -80,7 +85,7 @@ class Meter:
         try:
             yield
         finally:
-            self._elapsed += time.perf_counter() - self._started
+            self._elapsed += self._devices * (time.perf_counter() - self._started)
             self._started = None
 
     def worked(self, seconds: float) -> None:
@@ -106,7 +111,7 @@ class Meter:
 
     def spend(self) -> Spend:
         """The spend up to now."""
-        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        running = 0.0 if self._started is None else self._devices * (time.perf_counter() - self._started)
         return Spend(
             examples=len(self._seen),
             tokens=self._tokens,
