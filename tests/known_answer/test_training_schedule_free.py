@@ -15,7 +15,7 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
 from tempering.models import Target
 from tempering.training import FineTuning, Meter, TrainingSettings, fine_tune
-from tempering.training.loop import _schedule, _show_average, batches, build_optimiser
+from tempering.training.loop import batches, build_optimiser, schedule_of, show_average
 
 EXAMPLES = [
     Example(prompt=f"what is {word}", answer=f"{word} is a {kind} .", role=Role.HAZARD)
@@ -65,18 +65,18 @@ def test_a_quadratic_is_descended_as_published(warmup: int, decay: float) -> Non
         optimiser="schedule-free", learning_rate=0.05, betas=(0.9, 0.99), warmup_steps=warmup, weight_decay=decay, schedule="cosine"
     )
     optimiser = build_optimiser(model, settings)
-    schedule = _schedule(optimiser, settings, 12)
+    schedule = schedule_of(optimiser, settings, 12)
     published = Published(model.weight.detach().numpy().copy(), 0.05, (0.9, 0.99), decay, warmup)
     distance = [float(np.linalg.norm(curvature @ published.x - target))]
     for step in range(12):
-        _show_average(optimiser, shown=False)
+        show_average(optimiser, shown=False)
         np.testing.assert_allclose(model.weight.detach().numpy(), published.y, rtol=1e-12)
         model.weight.grad = torch.from_numpy(curvature) @ model.weight.detach() - torch.from_numpy(target)
         optimiser.step()
         schedule.step()
         published.step(lambda weights: curvature @ weights - target)
         if step % 3 == 2:  # looking now and then must not disturb it
-            _show_average(optimiser, shown=True)
+            show_average(optimiser, shown=True)
             np.testing.assert_allclose(model.weight.detach().numpy(), published.x, rtol=1e-12)
             distance.append(float(np.linalg.norm(curvature @ published.x - target)))
     assert distance == sorted(distance, reverse=True)

@@ -5,14 +5,16 @@ The choice decides where and how fast a study is computed and none of its result
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
-from tempering.engine.executor import Executor
 from tempering.errors import InvalidStudy
 from tempering.study import Settings
 from tempering.validation import first_problem
+
+if TYPE_CHECKING:
+    from tempering.engine.executor import Executor
 
 NAMES = ("local", "ray", "slurm")
 """The executors there are."""
