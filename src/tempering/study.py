@@ -245,12 +245,15 @@ class ProbeSettings(Settings):
         max_new_tokens: length limit of a response; ``None`` takes the longest known answer plus a margin.
         batch_size: prompts generated at once.
         evaluators: the evaluators to run; empty runs every registered one.
+        until: recovered harm, at a utility that the study's ε allows, with which an attacker has enough and a run ends; ``None`` goes on to
+            the end of the budget. What happens to prices at a τ above it is not seen.
     """
 
     prompts: Annotated[int, Field(gt=0)] = 128
     max_new_tokens: Annotated[int, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(gt=0)] = 128
     evaluators: tuple[MethodChoice, ...] = ()
+    until: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class SearchSettings(Settings):

@@ -89,3 +89,30 @@ def test_what_breaks_on_the_way_is_run_alone(worker: Worker, monkeypatch: pytest
     with reproducible(1):
         together = [result for _, result in run_together(worker, group[:2], lambda unit: ignore)]
     assert [result.status for result in together] == ["completed"] * 2
+
+
+def test_a_run_that_has_enough_ends_there_alone_and_together(worker: Worker) -> None:
+    probes = {"prompts": 24, "until": 0.5}
+    attacks = ({"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}}, "refusal_ablation")
+    whole = {unit.seed: unit for unit in planned(attacks=attacks) if kind_of(unit)}
+    units = [unit for unit in planned(attacks=attacks, probes=probes) if kind_of(unit)]
+    assert {unit.hash for unit in units}.isdisjoint(unit.hash for unit in whole.values())
+    with reproducible(1):
+        together = {unit.seed: result for unit, result in run_together(worker, units, lambda unit: ignore)}
+        for unit in units:
+            alone, full = worker.run(unit), worker.run(whole[unit.seed])
+            agree(together[unit.seed], alone)
+            harms = [probe.measurements["harm"] for probe in full.probes]
+            assert len(alone.probes) < len(full.probes)
+            assert [probe.measurements["harm"] for probe in alone.probes] == harms[: len(alone.probes)]
+            assert harms[len(alone.probes) - 1] >= 0.45 > max(harms[: len(alone.probes) - 1])
+            assert alone.spend == together[unit.seed].spend | {"device_seconds": alone.spend["device_seconds"]}
+            assert alone.spend["steps"] == alone.probes[-1].spend["steps"]
+
+
+def test_without_an_end_hashes_are_what_they_were() -> None:
+    plain, ended = planned()[0].work, planned(probes={"prompts": 24, "until": 0.9})[0].work
+    assert "until" not in plain.deciding()["probes"]
+    assert "enough" not in plain.deciding()
+    assert plain.untouched == ended.untouched
+    assert plain.hash != ended.hash

@@ -22,7 +22,7 @@ from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod
 from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.models.loading import device_type
-from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel
+from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel, Threshold
 from tempering.training import estimate
 from tempering.training.memory import estimate_memory
 
@@ -290,8 +290,10 @@ def _attack_work(
         given |= {"base": base_choice(shared["model"]), "base_digest": base_digest}
     if study.search is not None and not _why_unsearched(study, contender, view):
         given["search"] = PlannedSearch(settings=study.search, threshold=study.threshold, space=contender.space)
-        if unguarded is not None:
-            given |= {"reference": unguarded.reference, "reference_digest": unguarded.reference_digest}
+    if study.probes.until is not None:
+        given["enough"] = Threshold(tau=study.probes.until, epsilon=study.threshold.epsilon)
+    if unguarded is not None and given.keys() & {"search", "enough"}:
+        given |= {"reference": unguarded.reference, "reference_digest": unguarded.reference_digest}
     withheld = tuple(sorted(OWN_DATA - study.threat_model.allows))
     return Work(kind="attack", attack=contender.method, label=contender.label, withheld=withheld, **given, **shared)
 

@@ -22,6 +22,7 @@ from tempering.study import (
     ProbeSettings,
     Settings,
     Study,
+    Threshold,
     TrainabilitySettings,
 )
 
@@ -61,7 +62,8 @@ class Work(Settings):
         model_digest: SHA-256 of its weights and chat template.
         dtype: type of its weights, as loaded.
         device: type of the device it is loaded on (``cpu``, ``cuda``).
-        reference: the same model without the safeguard; with the kind ``reference``, and for a search, which is judged by it.
+        reference: the same model without the safeguard; with the kind ``reference``, and where a search or a run's end
+            is judged by it.
         reference_digest: that model's digest.
         base: the published model that this one was made from; only for attacks that are given it.
         base_digest: that model's digest.
@@ -76,6 +78,7 @@ class Work(Settings):
         label: what tables call that attack; ``""`` for its own name.
         trainability: how the honest user trains; with the kind ``novel`` only.
         withheld: data that the threat model does not allow an attacker; no attack is handed it, though it might make use of it.
+        enough: recovered harm and kept utility with which a run ends; ``None`` goes on to the end of the budget.
         search: how the attacker looks for the attack's best settings; ``None`` takes those it has.
         budget: where the attack is cut off.
         probes: how checkpoints are examined; its list of evaluators is resolved in ``evaluators``.
@@ -104,6 +107,7 @@ class Work(Settings):
     label: str = ""
     trainability: TrainabilitySettings | None = None
     withheld: tuple[Need, ...] = ()
+    enough: Threshold | None = None
     search: PlannedSearch | None = None
     budget: Budget
     probes: ProbeSettings
@@ -154,11 +158,12 @@ class Work(Settings):
             "defense": self.defense.deciding() if self.defense else None,
             "attack": self.attack.deciding() if self.attack else None,
             "budget": self.budget.model_dump(mode="json") if self.kind == "attack" else None,
-            "probes": self.probes.model_dump(mode="json", exclude={"evaluators"}),
+            "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until"}),
             "evaluators": [evaluator.deciding() for evaluator in self.evaluators],
             "schema_version": self.schema_version,
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
+            **({"enough": self.enough.model_dump(mode="json")} if self.enough else {}),
             **({"search": self.search.model_dump(mode="json")} if self.search else {}),  # units without one keep the hash they had
             **({"hardening": {"utility_floor": self.utility_floor, "version": self.hardening_version}} if self.defense else {}),
             **({"supplements": self.supplements_digest} if self.supplements_digest else {}),

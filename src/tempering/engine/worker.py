@@ -23,7 +23,7 @@ from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.loading import load_base, load_model, load_records, restrict
-from tempering.engine.nearness import Scale
+from tempering.engine.nearness import Scale, distance
 from tempering.engine.placement import on_host
 from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
@@ -42,6 +42,10 @@ Told = Callable[[Trial], None]
 
 Trained = Callable[[int, int, str], None]
 """Told how the training of a defence goes: optimizer steps done, steps in all, and a warning or ``""``."""
+
+
+KEPT_SCALES = 4
+"""Untouched models whose scores are remembered."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Ready:
         evaluators: what examines its checkpoints.
         untouched: the target, examined.
         measurements: what came of that.
+        scale: by which is told whether a checkpoint is enough; ``None`` where none is.
     """
 
     target: Target
@@ -72,6 +77,13 @@ class Ready:
     evaluators: list[Evaluator]
     untouched: Subject
     measurements: dict[str, float]
+    scale: Scale | None
+
+    def is_enough(self, work: Work, row: dict[str, float]) -> bool:
+        """Whether an attacker who has this leaves off."""
+        if work.enough is None or self.scale is None:
+            return False
+        return distance(self.scale.recovered(row.get("harm", math.nan)), self.scale.kept(row.get("utility", math.nan)), work.enough) == 0
 
 
 class Worker:
@@ -91,7 +103,7 @@ class Worker:
         self._target: tuple[tuple[Any, ...], Target] | None = None
         self._views: tuple[tuple[Any, ...], _Data] | None = None
         self._untouched: tuple[tuple[str, str], tuple[Subject, dict[str, float]]] | None = None
-        self._scale: tuple[tuple[Any, ...], Scale] | None = None
+        self._scales: dict[tuple[Any, ...], Scale] = {}
         self._base: tuple[str, Target] | None = None
 
     def run(
@@ -156,7 +168,8 @@ class Worker:
 
         try:
             attack: Attack = registry.create("attacks", work.attack.name, config)
-            _drive(attack, target, view.limited_to(attack.requires | attack.uses), unit, course, probe)
+            given = view.limited_to(attack.requires | attack.uses)
+            _drive(attack, target, given, unit, course, probe, lambda row: ready.is_enough(work, row))
         except AttackEnded as ended:
             return ended.outcome, one_line(str(ended) or ended.outcome)
         except Exception as error:
@@ -171,7 +184,9 @@ class Worker:
         target, data = self._load_attacked(unit), self._data(unit.work)
         view = data.attacker.limited_to(frozenset(Need) - frozenset(unit.work.withheld))
         evaluators = _evaluators(unit.work.evaluators)
-        return Ready(target, view, data.evaluator, evaluators, *self._probe_untouched(unit, target, evaluators))
+        untouched, measurements = self._probe_untouched(unit, target, evaluators)
+        scale = self._scale_of(unit, data.evaluator, evaluators) if unit.work.enough else None
+        return Ready(target, view, data.evaluator, evaluators, untouched, measurements, scale)
 
     def _harden(self, unit: Unit, course: Course, trained: Trained) -> tuple[Status, str]:
         """Train a defended model, or take it from where it was trained before; probes 0 and 1 are of the model before and after it."""
@@ -238,21 +253,23 @@ class Worker:
         validation = own_validation(view, planned.settings.prompts)
         evaluators = judges(_evaluators(work.evaluators))
         bench = Bench(lambda: self._load_attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
-        return search_settings(unit, planned, bench, self._scale_of(unit, planned, validation, evaluators), told)
+        return search_settings(unit, planned, bench, self._scale_of(unit, validation, evaluators), told)
 
-    def _scale_of(self, unit: Unit, planned: PlannedSearch, validation: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
-        """What the untouched model scores on the validation prompts, and the one without the safeguard, for all units that share both."""
+    def _scale_of(self, unit: Unit, asked: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
+        """What the untouched model scores on some prompts, and the one without the safeguard, for all units that share both."""
         work = unit.work
-        key = (work.untouched, unit.defended, work.reference_digest, planned.settings.prompts)
-        if self._scale is None or self._scale[0] != key:
+        key = (work.untouched, unit.defended, work.reference_digest, asked)
+        if key not in self._scales:
 
             def scores(target: Target) -> dict[str, float]:
-                return _examine_untouched(Subject(target.model, target.chat, validation, work.probes), evaluators, target.reference)
+                return _examine_untouched(Subject(target.model, target.chat, asked, work.probes), evaluators, target.reference)
 
             own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
-            self._scale = key, Scale(own["harm"], own.get("utility", math.nan), freed if freed > 0 else 1.0)
-        return self._scale[1]
+            while len(self._scales) >= KEPT_SCALES:
+                del self._scales[next(iter(self._scales))]
+            self._scales[key] = Scale(own["harm"], own.get("utility", math.nan), freed if freed > 0 else 1.0)
+        return self._scales[key]
 
     def _load_attacked(self, unit: Unit) -> Target:
         """The target, with its public base where the attack is given it."""
@@ -342,8 +359,9 @@ def _drive(
     unit: Unit,
     course: Course,
     probe: Callable[[Checkpoint], dict[str, float]],
+    is_enough: Callable[[dict[str, float]], bool],
 ) -> None:
-    """Ask the attack for checkpoints until it ends or has spent more than its budget."""
+    """Ask the attack for checkpoints until it ends, has spent more than its budget, or has enough."""
     budget, within = unit.work.budget, Spend()
     with randomness(unit.seed), closing(checkpoints(attack, target, view, course.meter, budget=budget, seed=unit.seed)) as made:
         for checkpoint in made:
@@ -352,7 +370,11 @@ def _drive(
                 course.within = within
                 return
             within = spend
-            course.record(within, probe(checkpoint), checkpoint.details)
+            row = probe(checkpoint)
+            course.record(within, row, checkpoint.details)
+            if is_enough(row):
+                course.within = within
+                return
 
 
 def _agreed(spend: Spend, ranks: Ranks) -> Spend:
