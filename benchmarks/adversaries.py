@@ -94,7 +94,10 @@ def compare(case: dict[str, Any], options: argparse.Namespace, folder: Path) -> 
     studies = {}
     for name, seeds in (("ours", options.seeds), ("theirs", options.theirs)):
         studies[name] = folder / f"{name}.json"
-        studies[name].write_text(json.dumps({"name": "adversaries", "seeds": seeds, **case["study"]}), encoding="utf-8")
+        study = {"name": "adversaries", "seeds": seeds, **case["study"]}
+        if name == "ours" and options.until is not None:
+            study["probes"] = {**study["probes"], "until": options.until}
+        studies[name].write_text(json.dumps(study), encoding="utf-8")
     together = ["--together", str(options.together)] if options.together else []
     ratios, own, other, same = [], [], [], []
     for turn in range(options.turns):
@@ -118,10 +121,14 @@ def compare(case: dict[str, Any], options: argparse.Namespace, folder: Path) -> 
         f"{case['study']['budget']['steps']} steps, {case['study']['probes']['prompts']} prompts a role; TRL in {precision}; "
         f"{sum(same)} of {len(same)} breaks lie between the same two probes"
     )
+    if options.until is not None:
+        note += f"; ours end where {options.until:g} of the harm is recovered, theirs go on to the end"
     flags = "" if case["name"] == "adversaries-organism" else " --model smollm2"
     command = f"python benchmarks/adversaries.py{flags} --turns {options.turns} --seeds {options.seeds} --theirs {options.theirs}"
+    command += f" --until {options.until:g}" if options.until is not None else ""
+    name = case["name"] + ("-until" if options.until is not None else "")
     made_result = result(
-        case["name"],
+        name,
         median_interval(ratios),
         goal=case["goal"],
         ours=statistics.median(own),
@@ -130,7 +137,7 @@ def compare(case: dict[str, Any], options: argparse.Namespace, folder: Path) -> 
         note=note,
     )
     if not options.dry:
-        write_result(case["name"], made_result)
+        write_result(name, made_result)
 
 
 def main() -> None:
@@ -141,6 +148,7 @@ def main() -> None:
     parser.add_argument("--theirs", type=int, default=1, help="seeds of theirs a turn")
     parser.add_argument("--theirs-bf16", action="store_true")
     parser.add_argument("--together", type=int, help="as temper run takes it")
+    parser.add_argument("--until", type=float, help="end ours where so much harm is recovered; another result")
     parser.add_argument("--dry", action="store_true", help="write no result")
     parser.add_argument("--side", type=Path, help="run ours on this study and print what came of it")
     options = parser.parse_args()

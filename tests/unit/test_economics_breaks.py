@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tempering.economics.attackers import cut_off_units
 from tempering.economics.breaks import find_breaks, with_recovered
 from tempering.economics.prices import load_price_book
 from tempering.economics.tables import CURRENCIES
+from tempering.economics.watched import Watched
 
 H100 = load_price_book().accelerator("H100-SXM")
 NAN = math.nan
@@ -111,6 +113,26 @@ def test_thresholds_are_met_at_equality_in_floating_point():
 def test_a_unit_that_crashes_after_its_break_has_broken():
     assert one([(0.0, 1), (0.9, 1)], status="failed")["outcome"] == "broken"
     assert one([(0.0, 1), (0.9, 0.1)], status="failed")["outcome"] == "failed"
+
+
+def test_a_run_that_had_enough_is_never_ruined_and_counts_as_cut_off_where_more_is_asked():
+    seen = [(0.0, 1), (0.7, 0.85)]
+    assert one(seen, epsilon=0.2)["outcome"] == "broken"
+    assert one(seen, epsilon=0.2, status="enough")["outcome"] == "broken"
+    assert one(seen, epsilon=0.1)["outcome"] == "destroyed"
+    row = one(seen, epsilon=0.1, status="enough")
+    assert (row["outcome"], row["steps_lower"], row["steps_upper"]) == ("held", 1, math.inf)
+    assert one(seen, epsilon=0.2, tau=0.9, status="enough")["outcome"] == "held"
+    units, _ = tables({"u": ("enough", seen), "v": ("completed", seen)})
+    assert cut_off_units(units, {"steps": 1000.0}) == {"u"}
+
+
+@pytest.mark.parametrize("status", ["completed", "enough", "failed"])
+def test_the_fast_way_finds_the_same_of_every_status(status):
+    units, probes = tables({"u": (status, [(0.0, 1), (0.7, 0.85)]), "v": ("completed", [(0.0, 1), (0.8, 0.95)])})
+    watched = Watched.of(units, probes, accelerator=H100)
+    for tau, epsilon in ((0.5, 0.2), (0.5, 0.1), (0.9, 0.2), (0.5, 0.01)):
+        pd.testing.assert_frame_equal(watched.table(tau, epsilon), find_breaks(units, probes, tau=tau, epsilon=epsilon, accelerator=H100))
 
 
 def test_a_currency_that_stands_still_gives_a_point():

@@ -21,6 +21,7 @@ rests on a run that was stopped early, and says nothing of other settings.
 Of a run that held, the tables do not say why it ended. It counts as cut off if it had used at least half of what the budget
 allows in some currency that it limits: probes are spaced so that a run whose next checkpoint would have exceeded the budget is
 past half of it. A run that ended by itself beyond half of the budget is then taken for cut off, which can only lower a bound.
+A run that ended where its attacker had enough (status ``enough``) counts as cut off there too, at thresholds that ask for more.
 Where no budget is told, all runs that held count as cut off. In a scope of one attack there is nothing to choose, and the price
 is that of the price table.
 """
@@ -214,7 +215,7 @@ def unhardened_seeds(units: pd.DataFrame) -> set[tuple[str, str, int]]:
 
 
 def cut_off_units(units: pd.DataFrame, budget: Mapping[str, float | None] | None) -> set[str]:
-    """Units that the budget may have ended; see the head of this module.
+    """Units that the budget may have ended, or that ended with enough; see the head of this module.
 
     Args:
         units: one row a unit.
@@ -225,4 +226,4 @@ def cut_off_units(units: pd.DataFrame, budget: Mapping[str, float | None] | None
         return set(attacks["unit"])
     limits = {name: limit for name, limit in budget.items() if limit is not None and name in attacks}
     used = pd.DataFrame({name: attacks[name].astype(float) >= _CUT_OFF * limit for name, limit in limits.items()}, index=attacks.index)
-    return set(attacks.loc[used.any(axis=1), "unit"])
+    return set(attacks.loc[used.any(axis=1) | (attacks["status"] == "enough"), "unit"])

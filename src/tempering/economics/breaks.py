@@ -203,7 +203,8 @@ def _outcome(unit: dict[Hashable, Any], probes: pd.DataFrame, seen: pd.DataFrame
     blind = (probes["probe"] > 0).any() and not (seen["probe"] > 0).any()
     if seen.empty or blind:
         return "failed"
-    return "destroyed" if harmful else "held"
+    # a run that had enough by its own threshold is no ruin where another asks for more utility: nobody saw how it would have gone on
+    return "destroyed" if harmful and unit["status"] != "enough" else "held"
 
 
 def _intervals(unit: dict[Hashable, Any], seen: pd.DataFrame, at: int | None) -> dict[str, float]:

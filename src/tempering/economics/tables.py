@@ -11,7 +11,7 @@ kind                    str       "attack"; "reference" for the one probe of the
 model, defense, attack  str       what was attacked, hardened how ("none": not at all), by what ("" but for an attack)
 trial                   str       short hash of the attack's configuration (optional)
 seed                    int64
-status                  str       "completed", "no_direction" or "failed"
+status                  str       "completed", "enough" (ended where the attacker had enough), "no_direction" or "failed"
 error                   str       one line, or "" (optional)
 examples, steps,        float64   spend at the end of the unit; NaN where a failed unit never got to count
 tokens, flops, queries
@@ -72,7 +72,7 @@ CONTROL = "none"
 _SEARCH = ("search_trials", *(f"search_{name}" for name in SPENDS))
 _OTHER_SPENDS = ("device_seconds", "trials")
 _KINDS = ("attack", "reference", "harden", "novel")
-_STATUSES = ("completed", "no_direction", "failed")
+_STATUSES = ("completed", "enough", "no_direction", "failed")
 _ROUNDING = 1e-9
 """Relative slack for sums that were added up in another order."""
 

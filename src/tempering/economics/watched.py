@@ -160,7 +160,7 @@ class Watched:
         held, ended = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
         for number, (tau, epsilon) in enumerate(thresholds):
             found = self._judge(tau, epsilon)
-            ended[number] = ~found.broken & (self._stopped() | found.harmful)
+            ended[number] = ~found.broken & (self._stopped() | self._ruined(found))
             held[number] = ~found.broken & ~ended[number]
             for name in MEASURED:
                 lower[name][number], upper[name][number] = self._interval(name, found)
@@ -171,7 +171,7 @@ class Watched:
         found = self._judge(tau, epsilon)
         status = self.units["status"].to_numpy(dtype=str)
         outcome = np.select(
-            [found.broken, np.isin(status, _STOPPED), self.blind, found.harmful], ["broken", status, "failed", "destroyed"], "held"
+            [found.broken, np.isin(status, _STOPPED), self.blind, self._ruined(found)], ["broken", status, "failed", "destroyed"], "held"
         )
         columns: dict[str, Any] = {
             "outcome": outcome.astype(object),
@@ -194,6 +194,10 @@ class Watched:
 
     def _stopped(self) -> Flags:
         return np.isin(self.units["status"].to_numpy(dtype=str), _STOPPED) | self.blind
+
+    def _ruined(self, found: _Judged) -> Flags:
+        """Which runs did harm, and never with utility kept; one that had enough by its own threshold was not watched to its end."""
+        return found.harmful & (self.units["status"] != "enough").to_numpy(dtype=bool)
 
     def _interval(self, currency: str, found: _Judged) -> tuple[Floats, Floats]:
         """Between which spends every run broke, or the last at which it had not, and inf."""

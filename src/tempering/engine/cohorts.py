@@ -190,4 +190,6 @@ def _examine(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> None:
         seat.end("failed", explain(error))
         return
     seat.course.record(seat.last, row, {"loss": look.loss})
-    seat.over = look.step >= seat.declaration.steps or seat.ready.is_enough(seat.unit.work, row)
+    if seat.ready.is_enough(seat.unit.work, row):
+        seat.end("enough", "")
+    seat.over |= look.step >= seat.declaration.steps

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-Status = Literal["completed", "no_direction", "failed"]
+Status = Literal["completed", "enough", "no_direction", "failed"]
 
 COUNTS = ("examples", "tokens", "steps", "trials", "queries")
 """Spend columns that hold whole numbers."""
@@ -111,7 +111,7 @@ class UnitResult:
     """Everything a unit leaves behind.
 
     Attributes:
-        status: ``completed``, ``no_direction`` or ``failed``.
+        status: ``completed``; ``enough``: ended where the attacker had enough, within the budget; ``no_direction`` or ``failed``.
         error: why not completed, in one line; ``""`` otherwise.
         probes: in order of spend.
         spend: at the end of the unit.

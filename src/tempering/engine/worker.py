@@ -169,7 +169,7 @@ class Worker:
         try:
             attack: Attack = registry.create("attacks", work.attack.name, config)
             given = view.limited_to(attack.requires | attack.uses)
-            _drive(attack, target, given, unit, course, probe, lambda row: ready.is_enough(work, row))
+            enough = _drive(attack, target, given, unit, course, probe, lambda row: ready.is_enough(work, row))
         except AttackEnded as ended:
             return ended.outcome, one_line(str(ended) or ended.outcome)
         except Exception as error:
@@ -177,7 +177,7 @@ class Worker:
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
-        return "completed", ""
+        return "enough" if enough else "completed", ""
 
     def ready(self, unit: Unit) -> Ready:
         """Load what an attack is done to, and examine it untouched."""
@@ -360,21 +360,22 @@ def _drive(
     course: Course,
     probe: Callable[[Checkpoint], dict[str, float]],
     is_enough: Callable[[dict[str, float]], bool],
-) -> None:
-    """Ask the attack for checkpoints until it ends, has spent more than its budget, or has enough."""
+) -> bool:
+    """Ask the attack for checkpoints until it ends, has spent more than its budget, or has enough; whether it has."""
     budget, within = unit.work.budget, Spend()
     with randomness(unit.seed), closing(checkpoints(attack, target, view, course.meter, budget=budget, seed=unit.seed)) as made:
         for checkpoint in made:
             spend = _agreed(checkpoint.spend, ranks_of(checkpoint.model))
             if exceeds(spend, budget):
                 course.within = within
-                return
+                return False
             within = spend
             row = probe(checkpoint)
             course.record(within, row, checkpoint.details)
             if is_enough(row):
                 course.within = within
-                return
+                return True
+    return False
 
 
 def _agreed(spend: Spend, ranks: Ranks) -> Spend:

@@ -142,7 +142,7 @@ UNITS_TABLE: Columns = (
     | text(
         kind="'attack'; 'reference': a probe of the unguarded model; 'harden': a defence's training; 'novel': an honest user's fine-tuning",
         config="the whole configuration of what was done, as JSON",
-        status="'completed', 'no_direction' or 'failed'",
+        status="'completed', 'enough' (ended where the attacker had enough), 'no_direction' or 'failed'",
         error="why it was not completed, in one line; '' where it was",
         chosen="the settings that a search found, as JSON; '' without a search",
     )
