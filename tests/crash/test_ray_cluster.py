@@ -133,12 +133,13 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from tempering.engine.executors import ExecutorChoice
 from tempering.engine.run import execute
 from tempering.engine.store import RunStore
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell has it ignored, and so its children
 run, address, sent, seen = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), []
 
 def on_event(event):

@@ -81,7 +81,7 @@ def test_the_choice_is_in_no_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not {"executor", "address", "slurm"} & Study.model_fields.keys()
     given: dict[str, object] = {}
     monkeypatch.setattr("tempering.engine.run.execute", lambda plan, directory, **options: given.update(options))
-    monkeypatch.setattr(api, "plan_study", lambda study: None)
+    monkeypatch.setattr(api, "plan_study", lambda study, divided=False: None)
     monkeypatch.setattr(api, "make_report", lambda directory: None)
     api.audit("organism:tiny", attacks="prefilling", executor=api.executor_choice("slurm", slurm="cpus=3"), out=tmp_path)
     assert given["executor"] == ExecutorChoice(name="slurm", slurm=SlurmSettings(cpus=3))
