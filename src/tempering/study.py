@@ -11,7 +11,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
@@ -254,6 +264,12 @@ class ProbeSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = 128
     evaluators: tuple[MethodChoice, ...] = ()
     until: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies of before there was an end keep their digest."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "until" or value is not None}
 
 
 class SearchSettings(Settings):
