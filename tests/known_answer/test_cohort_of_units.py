@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tempering.attacks.full_finetune import FullFinetune
 from tempering.engine.cohorts import run_together
 from tempering.engine.companions import kind_of
 from tempering.engine.plan import make_plan
@@ -13,6 +15,7 @@ from tempering.engine.results import Probe, UnitResult
 from tempering.engine.units import Unit
 from tempering.engine.worker import Worker, reproducible
 from tempering.study import Study
+from tempering.training import FineTuning
 
 ATTACKS = (
     {"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}},
@@ -116,3 +119,21 @@ def test_without_an_end_hashes_are_what_they_were() -> None:
     assert "enough" not in plain.deciding()
     assert plain.untouched == ended.untouched
     assert plain.hash != ended.hash
+
+
+def test_a_run_that_is_not_looked_at_after_its_last_step_has_its_result_all_the_same(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = FullFinetune.declare
+
+    def blind_at_the_end(self: FullFinetune, *arguments: Any, **settings: Any) -> FineTuning:
+        declaration = declared(self, *arguments, **settings)
+        return replace(declaration, probes=declaration.probes[:-1])
+
+    monkeypatch.setattr(FullFinetune, "declare", blind_at_the_end)
+    group = next(group for kind, group in kinds(planned()).items() if kind and kind[-1] is None)
+    with reproducible(1):
+        together = {unit.hash: result for unit, result in run_together(worker, group, lambda unit: ignore)}
+        assert together.keys() == {unit.hash for unit in group}
+        agree(together[group[0].hash], single := worker.run(group[0]))
+    assert together[group[0].hash].spend["steps"] == single.spend["steps"] == 6 > single.probes[-1].spend["steps"]

@@ -133,6 +133,9 @@ def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], N
     left = dict(enumerate(_Seat.of(worker, unit, notify(unit)) for unit in units))
     target = left[0].ready.target
     large = is_large(target)
+    cohort: Cohort | None = None
+    remaining: list[Unit] = []
+    size = 1
     try:
         with randomness(0):
             cohort = Cohort(target, [seat.declaration for seat in left.values()], [seat.course.meter for seat in left.values()])
@@ -140,18 +143,17 @@ def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], N
                 _look(cohort, looks, left)
                 for run in [run for run, seat in left.items() if seat.over]:
                     cohort.leave(run)
-                    seat = left.pop(run)
-                    yield seat.unit, seat.result((time.perf_counter() - started) / len(units))
+                    yield left[run].unit, left.pop(run).result((time.perf_counter() - started) / len(units))
+            for seat in left.values():  # whose last step is none of those at which they are looked at
+                yield seat.unit, seat.result((time.perf_counter() - started) / len(units))
     except CannotStack:
         raise
     except Exception as error:
         worker.forget_model()  # something may have left hooks on it
         remaining = [seat.unit for seat in left.values()]
         size = -(-len(remaining) // 2) if is_out_of_memory(error) else 1
-    else:
-        remaining, size = [], 1
-    del target
-    left.clear()
+    del target, cohort  # before others take their room
+    left = {}
     release_memory(large)
     for start in range(0, len(remaining), size):
         yield from run_together(worker, remaining[start : start + size], notify)
