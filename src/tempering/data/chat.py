@@ -49,6 +49,11 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
 
+    @property
+    def labelled(self) -> int:
+        """Tokens that a model is to predict; the first, which has nothing before it, is none."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 @dataclass(frozen=True)
 class _Frame:

@@ -17,9 +17,10 @@ from tempering.attacks._contract import FineTuningAttack
 from tempering.engine.course import Course, Notify
 from tempering.engine.driving import exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.environment import available_memory, usable_cores
+from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, Status, UnitResult
 from tempering.engine.units import Unit
-from tempering.engine.worker import Ready, Worker
+from tempering.engine.worker import Worker
 from tempering.evaluators._contract import Subject, examine
 from tempering.evaluators._together import ask_together
 from tempering.training import FineTuning, Spend

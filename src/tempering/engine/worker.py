@@ -23,8 +23,9 @@ from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.loading import load_base, load_model, load_records, restrict
-from tempering.engine.nearness import Scale, distance
+from tempering.engine.nearness import Scale
 from tempering.engine.placement import on_host
+from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
@@ -55,35 +56,6 @@ class _Data:
     division: Division
     attacker: AttackerView
     evaluator: EvaluatorView
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What an attack begins with.
-
-    Attributes:
-        target: the model it is let loose on.
-        view: data that the threat model leaves it.
-        test: the held-out prompts.
-        evaluators: what examines its checkpoints.
-        untouched: the target, examined.
-        measurements: what came of that.
-        scale: by which is told whether a checkpoint is enough; ``None`` where none is.
-    """
-
-    target: Target
-    view: AttackerView
-    test: EvaluatorView
-    evaluators: list[Evaluator]
-    untouched: Subject
-    measurements: dict[str, float]
-    scale: Scale | None
-
-    def is_enough(self, work: Work, row: dict[str, float]) -> bool:
-        """Whether an attacker who has this leaves off."""
-        if work.enough is None or self.scale is None:
-            return False
-        return distance(self.scale.recovered(row.get("harm", math.nan)), self.scale.kept(row.get("utility", math.nan)), work.enough) == 0
 
 
 class Worker:

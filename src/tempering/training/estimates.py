@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from tempering.data.asking import Asking
-from tempering.data.chat import IGNORED, ChatFormat
+from tempering.data.chat import ChatFormat
 from tempering.data.records import Example
 from tempering.models import Target
 from tempering.training.adapters import add_lora
 from tempering.training.flops import FlopCount
-from tempering.training.loop import batches
+from tempering.training.loop import batches, charge_rows
 from tempering.training.meter import Meter, Spend
 from tempering.training.settings import FineTuning, LoraSettings
 
@@ -79,10 +79,8 @@ def _spend(target: Target, declaration: FineTuning, known: _Known) -> Spend:
     count, meter = known.counts[declaration.lora], Meter()
     for indices in batches(len(rows), declaration.settings.batch_size, declaration.steps, declaration.seed):
         chosen = [rows[index] for index in indices]
-        lengths = [row.tokens for row in chosen]
-        meter.examples(row.identity for row in chosen)
-        meter.compute(tokens=sum(lengths), flops=count.training_step(lengths, sum(row.labelled for row in chosen)))
-        meter.step()
+        identities, lengths = [row.identity for row in chosen], [row.tokens for row in chosen]
+        charge_rows(meter, count, identities, lengths, sum(row.labelled for row in chosen))
     return meter.spend()
 
 
@@ -104,7 +102,7 @@ def _rows_of(chat: ChatFormat, examples: Sequence[Example], asking: Asking) -> l
 
 def _row(chat: ChatFormat, example: Example, asking: Asking) -> _Row:
     encoded = asking.encode(chat, example)
-    return _Row(example.identity, len(encoded.input_ids), sum(label != IGNORED for label in encoded.labels[1:]))
+    return _Row(example.identity, len(encoded.input_ids), encoded.labelled)
 
 
 def _hashable(asking: Asking) -> bool:

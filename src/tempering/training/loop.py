@@ -245,9 +245,13 @@ def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]
 def charge(meter: Meter, count: FlopCount, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
     """Charge one step on these examples."""
     lengths = [len(item.input_ids) for item in encoded]
-    labelled = sum(label != -100 for item in encoded for label in item.labels[1:])
-    meter.examples(example.identity for example in examples)
-    meter.compute(tokens=sum(lengths), flops=count.training_step(lengths, labelled))
+    charge_rows(meter, count, [example.identity for example in examples], lengths, sum(item.labelled for item in encoded))
+
+
+def charge_rows(meter: Meter, count: FlopCount, identities: Sequence[str], lengths: Sequence[int], labelled: int) -> None:
+    """Charge one step on rows of which only their lengths and their labelled tokens are known."""
+    meter.examples(identities)
+    meter.compute(tokens=sum(lengths), flops=count.training_step(list(lengths), labelled))
     meter.step()
 
 

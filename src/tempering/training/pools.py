@@ -40,7 +40,7 @@ class Rows:
     @property
     def labelled(self) -> int:
         """Positions that predict a labelled token."""
-        return sum(label != -100 for row in self.encoded for label in row.labels[1:])
+        return sum(row.labelled for row in self.encoded)
 
     def batch(self) -> Batch:
         """The rows padded to the longest on the right, on the CPU."""
