@@ -142,30 +142,8 @@ def audit(
     return run_study(study, out=out, workers=workers, executor=where, on_event=on_event)
 
 
-def executor_choice(
-    executor: str | ExecutorChoice = "local",
-    address: str | None = None,
-    slurm: str | None = None,
-    together: int | None = None,
-    devices: int = 1,
-    activation_checkpointing: bool = False,
-) -> ExecutorChoice:
-    """Where and how units are computed; decides no result, but for rounding.
-
-    Args:
-        executor: ``local``, ``ray`` or ``slurm``.
-        address: of the Ray cluster: ``host:port``, or ``auto`` for the one that runs on this machine; with none a cluster is started
-            here for as long as the run takes.
-        slurm: what each Slurm job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
-        together: fine-tuning runs that a worker of this machine trains in one pass at most; as many as memory holds, where that pays,
-            unless told.
-        devices: how many of this machine hold each model together, where it is too large for one.
-        activation_checkpointing: fine-tuning keeps less of its forward pass and computes it anew.
-
-    Raises:
-        InvalidStudy: there is no such executor, or what is said belongs to another one.
-    """
-    return ExecutorChoice.of(executor, address, slurm, together, devices, activation_checkpointing)
+executor_choice = ExecutorChoice.of
+"""Where and how units are computed, from what the flags say; decides no result, but for rounding."""
 
 
 def check_base(

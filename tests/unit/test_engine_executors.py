@@ -130,3 +130,9 @@ def test_what_killed_runs_left_on_a_node_is_removed_and_what_is_in_use_is_not(tm
     assert held
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", f"{PREFIX}living"]
+
+
+def test_models_side_by_side_are_not_divided() -> None:
+    with pytest.raises(InvalidStudy, match="--together asks for models side by side, and --devices divides one; leave one of them out"):
+        ExecutorChoice.of("local", together=4, devices=2)
+    assert ExecutorChoice.of("local", together=1, devices=2).devices == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from tempering.engine.results import UnitResult
@@ -70,7 +71,7 @@ class Agenda:
             return [unit]
         alike = self._kinds[kind]
         count = min(most, -(-(len(alike) + 1) // among)) - 1
-        return [unit, *(self._taken(other) for other in list(alike)[:count])]
+        return [unit, *(self._taken(other) for other in list(islice(alike, count)))]
 
     def gather(self, kind_of: KindOf) -> None:
         """Say which units may be run together; until then none are."""

@@ -98,18 +98,22 @@ class ExecutorChoice(Settings):
         """The choice that flags describe.
 
         Args:
-            name: of an executor, or a choice that is made already.
-            address: as ``--address`` takes it.
-            slurm: as ``--slurm`` takes it.
-            together: as ``--together`` takes it.
-            devices: as ``--devices`` takes it.
-            activation_checkpointing: as ``--activation-checkpointing`` sets it.
+            name: ``local``, ``ray`` or ``slurm``, or a choice that is made already.
+            address: ``--address`` of the Ray cluster: ``host:port``, or ``auto`` for the one that runs on this machine; with none a cluster
+                is started here for as long as the run takes.
+            slurm: ``--slurm``, what each job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
+            together: ``--together``, fine-tuning runs that a worker of this machine trains in one pass at most; unless told as many as
+                memory holds, where that pays.
+            devices: ``--devices`` of this machine that hold each model together, where it is too large for one.
+            activation_checkpointing: fine-tuning keeps less of its forward pass and computes it anew.
 
         Raises:
             InvalidStudy: there is no such executor, or a flag belongs to another one.
         """
         if isinstance(name, ExecutorChoice):
             return name
+        if devices > 1 and together is not None and together > 1:
+            raise InvalidStudy("--together asks for models side by side, and --devices divides one", "leave one of them out")
         if name not in NAMES:
             raise InvalidStudy(f"no executor named {name!r}", f"write --executor {', '.join(NAMES[:-1])} or {NAMES[-1]}")
         flags = (
