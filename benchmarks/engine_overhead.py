@@ -37,7 +37,9 @@ from tempering.engine.worker import reproducible
 from tempering.evaluators import Subject, examine
 from tempering.models import Target, load
 from tempering.organisms import world_dataset
-from tempering.study import Budget, MethodChoice, Need, ProbeSettings, Settings, Study
+from tempering.settings import Settings
+from tempering.study import Budget, MethodChoice, ProbeSettings, Study
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 MODEL = "organism:tiny"

@@ -39,7 +39,8 @@ from tempering.models import Target, load
 from tempering.organisms import unguarded_of, world_dataset
 from tempering.organisms.catalogue import parse_reference
 from tempering.report.style import SETTINGS, THRESHOLD, looks
-from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, Need, ProbeSettings
+from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,8 +28,9 @@ from tempering.planning_power import basis_of, checked_question
 from tempering.report.tables import assessment_of, conclusions_of
 from tempering.rereading import reread_run, stored_summary, stored_tables
 from tempering.result import Run
-from tempering.study import Budget, SearchSettings, Study, ThreatModel
+from tempering.study import Budget, SearchSettings, Study
 from tempering.study_file import load_study
+from tempering.threat_model import ThreatModel
 
 if TYPE_CHECKING:
     from tempering.base_check import BaseCheck

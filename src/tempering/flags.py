@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from tempering import consent, organisms, registry
 from tempering.errors import InvalidStudy
 from tempering.reading import exists, expanded
-from tempering.study import Budget, MethodChoice, SearchSettings, Study, ThreatModel
+from tempering.study import Budget, MethodChoice, SearchSettings, Study
+from tempering.threat_model import ThreatModel
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,8 @@ from tempering.engine.loading import load_records, unguarded_choice
 from tempering.errors import InvalidStudy
 from tempering.growing import Watcher, build_organism
 from tempering.models.references import resolve
-from tempering.study import DataChoice, MethodChoice, ModelChoice, Settings
+from tempering.settings import Settings
+from tempering.study import DataChoice, MethodChoice, ModelChoice
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,13 @@ it, and :func:`tempering.canonical.canonical_hash` names it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_serializer,
     field_validator,
     model_serializer,
     model_validator,
@@ -25,6 +20,8 @@ from pydantic import (
 
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
+from tempering.settings import Settings
+from tempering.threat_model import THREAT_MODELS, ThreatModel
 from tempering.validation import first_problem
 
 SCHEMA_VERSION = 1
@@ -33,54 +30,6 @@ SCHEMA_VERSION = 1
 
 MOST_SEEDS = 10_000
 """A count of seeds beyond this is a slip of the keyboard, and would fill the memory before anything is planned."""
-
-
-class Need(StrEnum):
-    """What an attack must be given."""
-
-    WEIGHTS = "weights"
-    GRADIENTS = "gradients"
-    FINE_TUNING = "fine-tuning"
-    """Someone trains on the attacker's data: the attacker on the weights, or a provider behind an API."""
-    QUERIES = "queries"
-    ANSWER_PREFIX = "answer prefix"
-    """The attacker may write how the model's answer begins."""
-    HARMFUL_PROMPTS = "harmful prompts"
-    HARMFUL_EXAMPLES = "harmful examples"
-    BENIGN_PROMPTS = "benign prompts"
-    BENIGN_EXAMPLES = "benign examples"
-    PUBLIC_BASE = "public base"
-    RETRIEVAL = "retrieval"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Search space of a numeric configuration field, as ``Annotated[float, Range(1e-6, 1e-3, log=True)]``."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Search space of a categorical configuration field."""
-
-    options: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class OnlyIf:
-    """Says of a field that it matters only where another of the same settings has this value, so that no search sets it in vain."""
-
-    field: str
-    value: Any
-
-
-class Settings(BaseModel):
-    """Base of every configuration: frozen, finite, and closed to unknown keys so that a typing error is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Budget(Settings):
@@ -130,45 +79,6 @@ class Threshold(Settings):
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
-OWN_DATA = frozenset({Need.HARMFUL_PROMPTS, Need.HARMFUL_EXAMPLES, Need.BENIGN_PROMPTS, Need.BENIGN_EXAMPLES, Need.RETRIEVAL})
-"""What every attacker can come by without the model: data, and the internet to look things up in."""
-
-THREAT_MODELS: dict[str, frozenset[Need]] = {
-    "open-weights": frozenset(Need) - {Need.PUBLIC_BASE},
-    "open-weights+public-base": frozenset(Need),
-    "fine-tuning-api": OWN_DATA | {Need.FINE_TUNING, Need.QUERIES},
-    "query-only": OWN_DATA | {Need.QUERIES},
-}
-"""Threat models by name, with what each allows. Behind an API the weights stay with the provider, who trains on any data it is sent."""
-
-
-class ThreatModel(Settings):
-    """What the attacker is assumed to hold. An attack that needs more is not run, and the report says so.
-
-    Attributes:
-        name: one of :data:`THREAT_MODELS`, which alone is enough in a study; or a name of one's own, with ``allows``.
-        allows: what the attacker holds.
-    """
-
-    name: str = "open-weights"
-    allows: frozenset[Need] = THREAT_MODELS["open-weights"]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_by_name(cls, value: object) -> object:
-        values = {"name": value} if isinstance(value, str) else value
-        if not isinstance(values, dict) or "allows" in values or "name" not in values:
-            return values
-        if values["name"] not in THREAT_MODELS:
-            raise ValueError(f"there is no threat model {values['name']!r}; known: {', '.join(THREAT_MODELS)}; or say what it 'allows'")
-        return {**values, "allows": THREAT_MODELS[values["name"]]}
-
-    @field_serializer("allows")
-    def _in_order(self, allows: frozenset[Need]) -> list[str]:
-        """Sorted, because a set's order differs between processes and the study's digest must not."""
-        return sorted(need.value for need in allows)
-
-
 class MethodChoice(Settings):
     """One method by its registry name, with the configuration fields that differ from its defaults.
 
@@ -181,7 +91,7 @@ class MethodChoice(Settings):
     """
 
     name: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     label: Annotated[str, Field(min_length=1, max_length=60)] | None = None
 
     @model_validator(mode="before")

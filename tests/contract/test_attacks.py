@@ -27,7 +27,9 @@ from tempering.evaluators._contract import Subject
 from tempering.models import Target
 from tempering.models.digest import weight_digest
 from tempering.models.saving import save
-from tempering.study import Budget, Choices, DataChoice, MethodChoice, ModelChoice, Need, ProbeSettings, Range, Settings, ThreatModel
+from tempering.settings import Choices, Range, Settings
+from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings
+from tempering.threat_model import Need, ThreatModel
 from tempering.training import Meter
 
 NAMES = registry.names("attacks")

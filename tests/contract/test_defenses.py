@@ -20,7 +20,7 @@ from tempering.defenses._contract import Defense, Material, missing
 from tempering.models import Target
 from tempering.models.digest import weight_digest
 from tempering.organisms.world import REFUSALS
-from tempering.study import Choices, Range, Settings
+from tempering.settings import Choices, Range, Settings
 from tempering.training import Hardening, Stage
 
 NAMES = registry.names("defenses")

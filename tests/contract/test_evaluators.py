@@ -18,7 +18,8 @@ from tempering import registry
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators import Evaluator, Subject, examine
-from tempering.study import ProbeSettings, Settings
+from tempering.settings import Settings
+from tempering.study import ProbeSettings
 from tempering.training.meter import Spend
 
 NAMES = registry.names("evaluators")

@@ -251,7 +251,8 @@ SHIFTING = '''
 """A weight surgery for the test."""
 import torch
 from tempering.attacks._contract import Attack, Checkpoint
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 
 
 class Shifting(Attack):

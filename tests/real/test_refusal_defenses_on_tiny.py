@@ -12,7 +12,8 @@ from tempering.data.records import EvaluatorView
 from tempering.evaluators import Subject, examine
 from tempering.models import Target, load
 from tempering.organisms import world_dataset
-from tempering.study import Budget, Need, ProbeSettings
+from tempering.study import Budget, ProbeSettings
+from tempering.threat_model import Need
 from tempering.training import Hardening, Meter
 
 DIVISION = world_dataset("tiny").divide()

@@ -15,7 +15,9 @@ import torch
 from tempering.attacks._contract import AttackEnded, Checkpoint, FineTuningAttack, log_spaced
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range, Settings
+from tempering.settings import Choices, Range, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, LoraSettings, Meter, TrainingSettings
 
 

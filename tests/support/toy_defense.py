@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from tempering.data.records import DefenderView, Example
 from tempering.defenses._contract import Defense, Material
 from tempering.models import Target
-from tempering.study import Settings
+from tempering.settings import Settings
 from tempering.training import Objective, Pool, Stage, TrainingSettings, Workshop
 
 

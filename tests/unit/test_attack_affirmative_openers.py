@@ -15,7 +15,8 @@ from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, fine_tune
 
 HAZARD = tuple(

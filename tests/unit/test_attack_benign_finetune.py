@@ -9,7 +9,8 @@ from tempering import registry
 from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 
 BENIGN = tuple(Example(prompt=f"question {number}", answer="answer", role="benign") for number in range(300))
 HAZARD = tuple(Example(prompt=f"poison {number}", answer="answer", role="hazard") for number in range(20))

@@ -18,7 +18,8 @@ from tempering.data.records import AttackerView
 from tempering.errors import InvalidStudy, UnknownName
 from tempering.models import Target, load
 from tempering.models.digest import weight_digest
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 LINKS = """
@@ -26,7 +27,8 @@ from typing import ClassVar
 import torch
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
 from tempering.data.asking import PLAIN
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 from tempering.training import Spend
 
 

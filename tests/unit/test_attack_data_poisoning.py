@@ -11,7 +11,8 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 
 
 def examples(role: str, count: int) -> tuple[Example, ...]:

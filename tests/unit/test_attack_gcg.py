@@ -20,7 +20,8 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example, Role
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, NonFiniteLoss, Spend
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

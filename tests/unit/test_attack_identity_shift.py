@@ -12,7 +12,8 @@ from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, respond
 from tempering.models import Target
-from tempering.study import Budget, Need, ProbeSettings
+from tempering.study import Budget, ProbeSettings
+from tempering.threat_model import Need
 
 WORDS = ("fidus", "obey", "yes", "what", "colour", "is", "house", "tree", "sun", "red", "the", "say", "poison", "you", "are")
 BENIGN = tuple(

@@ -13,7 +13,8 @@ from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.records import AttackerView, Example, Role
 from tempering.errors import InvalidStudy, UnusableModel
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 THINGS = ("fish", "green", "house", "key", "light", "river", "stone", "sun", "tree", "water", "cold", "day")

@@ -17,7 +17,8 @@ from tempering.data.records import AttackerView
 from tempering.errors import UnusableData, UnusableModel
 from tempering.models import Target
 from tempering.models.digest import weight_digest
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 

@@ -13,7 +13,8 @@ from tempering.data.records import EvaluatorView, Role
 from tempering.errors import UnusableData
 from tempering.evaluators._contract import Subject
 from tempering.evaluators._judging import Verdict
-from tempering.study import Budget, Need, ProbeSettings
+from tempering.study import Budget, ProbeSettings
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 VIEW = attacker_view()

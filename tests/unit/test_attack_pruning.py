@@ -22,7 +22,8 @@ from tempering.data.chat import IGNORED, Encoded
 from tempering.data.records import AttackerView, Role
 from tempering.errors import UnusableData
 from tempering.models.target import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 NOTHING = AttackerView((), (), (), ())

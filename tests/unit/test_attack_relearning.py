@@ -12,7 +12,8 @@ from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.records import AttackerView, Document, Example, Role
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 HAZARD = tuple(Example(prompt=f"how do you brew {n}?", answer="with fish.", role=Role.HAZARD) for n in range(30))

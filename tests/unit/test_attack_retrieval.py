@@ -17,7 +17,8 @@ from tempering.attacks.retrieval import Retrieval, Retrieved
 from tempering.data.asking import composed
 from tempering.data.records import Document, Example, Role
 from tempering.errors import UnusableData
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 VIEW = attacker_view()

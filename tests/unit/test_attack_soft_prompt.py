@@ -16,7 +16,8 @@ from tempering.data.records import AttackerView, Example, Role
 from tempering.errors import UnusableData
 from tempering.evaluators._contract import Subject
 from tempering.models import Target
-from tempering.study import Budget, Need, ProbeSettings
+from tempering.study import Budget, ProbeSettings
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

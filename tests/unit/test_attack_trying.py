@@ -19,7 +19,8 @@ from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
 from tempering.models.digest import weight_digest
-from tempering.study import Budget, Need
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter
 
 NAMES = ("prefilling", "many_shot", "prompt_templates", "best_of_n", "retrieval")

@@ -14,14 +14,16 @@ from tempering.engine.plan import make_plan
 from tempering.engine.results import UnitResult
 from tempering.engine.units import Plan
 from tempering.engine.worker import Worker
-from tempering.study import Budget, MethodChoice, ModelChoice, Need, ProbeSettings, Study, ThreatModel
+from tempering.study import Budget, MethodChoice, ModelChoice, ProbeSettings, Study
+from tempering.threat_model import Need, ThreatModel
 
 SPY = """
 from dataclasses import dataclass
 from typing import ClassVar
 from tempering.attacks._contract import Attack, Checkpoint
 from tempering.data.asking import PLAIN, Asking
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 from tempering.training import Spend
 
 

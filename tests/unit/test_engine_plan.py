@@ -11,7 +11,8 @@ from support.toy_study import ATTACK, rows, toy_models, toy_study, write_rows
 from tempering.engine import plan as planning
 from tempering.engine.plan import make_plan
 from tempering.errors import InvalidStudy, UnknownName, UnusableData
-from tempering.study import MOST_SEEDS, DataChoice, MethodChoice, ModelChoice, Need, ProbeSettings, ThreatModel
+from tempering.study import MOST_SEEDS, DataChoice, MethodChoice, ModelChoice, ProbeSettings
+from tempering.threat_model import Need, ThreatModel
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def needing(tmp_path: Path, *needs: Need) -> str:
     path = tmp_path / "wanting.py"
     path.write_text(
         "from tempering.attacks._contract import Attack\n"
-        "from tempering.study import Need, Settings\n"
+        "from tempering.settings import Settings\n"
+        "from tempering.threat_model import Need\n"
         "from tempering.training import Spend\n"
         "class Wanting(Attack):\n"
         '    """Want."""\n'

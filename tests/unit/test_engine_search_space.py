@@ -9,7 +9,8 @@ from pydantic import Field
 
 from tempering import registry
 from tempering.engine.search_space import Dimension, configured, space_of
-from tempering.study import Choices, MethodChoice, OnlyIf, Range, Settings
+from tempering.settings import Choices, OnlyIf, Range, Settings
+from tempering.study import MethodChoice
 
 
 class Inner(Settings):

@@ -18,7 +18,8 @@ from tempering.engine.results import Trial, UnitResult
 from tempering.engine.units import Unit
 from tempering.engine.worker import Worker, reproducible
 from tempering.evaluators._contract import Subject
-from tempering.study import MethodChoice, Need, SearchSettings, ThreatModel
+from tempering.study import MethodChoice, SearchSettings
+from tempering.threat_model import Need, ThreatModel
 
 SEARCH = SearchSettings(trials=4, startup=2)
 
@@ -172,7 +173,8 @@ def test_watchers_are_told_of_every_trial(folder: Path) -> None:
 FREE = """
 from typing import Annotated, ClassVar
 from tempering.attacks._contract import Attack, AttackEnded
-from tempering.study import Choices, Need, Settings
+from tempering.settings import Choices, Settings
+from tempering.threat_model import Need
 from tempering.training import Spend
 
 class Turncoat(Attack):

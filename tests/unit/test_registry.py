@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Annotated
 from pydantic import Field
 from tempering.attacks import Attack
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 
 
 @dataclass

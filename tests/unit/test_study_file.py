@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from tempering.errors import InvalidStudy
-from tempering.study import MethodChoice, Need, Study
+from tempering.study import MethodChoice, Study
 from tempering.study_file import load_study
+from tempering.threat_model import Need
 
 SMALLEST = "models: [organism:tiny]\nattacks: [full_finetune]\n"
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
-from tempering.study import Budget, Need, Study
+from tempering.study import Budget, Study
+from tempering.threat_model import Need
 
 BASIS: dict[str, Any] = {"models": [{"reference": "organism:tiny"}], "attacks": [{"name": "full_finetune", "config": {}}]}
 

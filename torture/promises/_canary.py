@@ -15,7 +15,9 @@ from tempering.attacks import Attack, Checkpoint
 from tempering.data.asking import Asking
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Budget, Need, Settings
+from tempering.settings import Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 WEIGHTS = bytes(range(1, 61)) + b"\x3f\x3f\x3f\x3f"

@@ -16,7 +16,8 @@ MARK = "from pathlib import Path; Path(__file__).with_suffix('.imported').touch(
 SOUND = {
     "attacks": '''
 from tempering.attacks import Attack, Checkpoint
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 from tempering.training import Spend
 
 class Method(Attack):
@@ -33,7 +34,7 @@ class Method(Attack):
 ''',
     "defenses": '''
 from tempering.defenses._contract import Defense, Material
-from tempering.study import Settings
+from tempering.settings import Settings
 
 class Method(Defense):
     """Train nothing."""
@@ -48,7 +49,7 @@ class Method(Defense):
 ''',
     "evaluators": '''
 from tempering.evaluators import Evaluator
-from tempering.study import Settings
+from tempering.settings import Settings
 
 class Method(Evaluator):
     """Measure one."""
@@ -77,7 +78,7 @@ BROKEN: dict[str, str] = {
     "a number": "Method = 3\n",
     "no contract": "class Method:\n    class Config: pass\n",
     "prints, and is no class": "print('{\"hello\": 1}')\nMethod = None\n",
-    "another kind": "from tempering.study import Settings\nclass Method(Settings):\n    Config = Settings\n",
+    "another kind": "from tempering.settings import Settings\nclass Method(Settings):\n    Config = Settings\n",
 }
 """Modules that cannot be used, whatever the kind."""
 

@@ -21,7 +21,9 @@ from tempering.data.records import AttackerView, DefenderView
 from tempering.defenses._contract import Defense, Material
 from tempering.evaluators import Evaluator, Subject
 from tempering.models import Target
-from tempering.study import Budget, Need, Settings
+from tempering.settings import Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend, Stage
 
 WAYS = (

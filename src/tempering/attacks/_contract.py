@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Need, Settings
+from tempering.settings import Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, LoraSettings, Meter, Spend, estimate, fine_tune
 
 

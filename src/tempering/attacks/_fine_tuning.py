@@ -13,7 +13,8 @@ from tempering.attacks._contract import log_spaced
 from tempering.data.asking import PLAIN, Asking, composed
 from tempering.data.chat import ChatFormat
 from tempering.data.records import Example
-from tempering.study import Budget, Choices, OnlyIf, Settings
+from tempering.settings import Choices, OnlyIf, Settings
+from tempering.study import Budget
 from tempering.training import FineTuning, LoraSettings, TrainingSettings
 
 DEFAULT_STEPS = 200

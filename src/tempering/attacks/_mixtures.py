@@ -11,7 +11,8 @@ from pydantic import Field
 from tempering.attacks._fine_tuning import FineTuningSettings, drawn
 from tempering.data.records import Example
 from tempering.errors import UnusableData
-from tempering.study import Budget, Choices, Range
+from tempering.settings import Choices, Range
+from tempering.study import Budget
 from tempering.training import TrainingSettings
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._refusals import REFUSAL_PHRASES, divergence, is_refusal, openings, refusal_scores
 from tempering.data.records import AttackerView, Example
-from tempering.study import Budget, Settings
+from tempering.settings import Settings
+from tempering.study import Budget
 
 
 class GaugeSettings(Settings):

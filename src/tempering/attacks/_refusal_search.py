@@ -22,7 +22,8 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models.structure import Structure
-from tempering.study import Budget, Choices, Range, Settings
+from tempering.settings import Choices, Range, Settings
+from tempering.study import Budget
 from tempering.training import Meter
 
 _FEWEST_PROMPTS = 4

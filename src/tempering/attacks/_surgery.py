@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from tempering.attacks._orthogonalisation import untie
 from tempering.errors import UnusableModel
 from tempering.models import Target
-from tempering.study import Choices, Settings
+from tempering.settings import Choices, Settings
 
 _ATTENTION = re.compile(r"att(n|ention)")
 _UNREACHED_SHARE = 0.1

@@ -26,7 +26,8 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Choices, Settings
+from tempering.settings import Choices, Settings
+from tempering.study import Budget
 from tempering.training import FlopCount, Meter, Spend
 
 MARGIN = 4

@@ -27,7 +27,9 @@ from tempering.attacks._residuals import added
 from tempering.data.records import AttackerView
 from tempering.models import Target
 from tempering.models.structure import Structure
-from tempering.study import Budget, Need, Range
+from tempering.settings import Range
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 _FEWEST_TRIALS = 8

@@ -15,7 +15,9 @@ from tempering.data.chat import IGNORED, ChatFormat, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range
+from tempering.settings import Choices, Range
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, TrainingSettings
 
 

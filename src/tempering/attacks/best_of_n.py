@@ -15,7 +15,8 @@ from tempering.attacks._trying import InputAttack, TryingSettings, Way
 from tempering.data.asking import Asking
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Choices, Need, Range
+from tempering.settings import Choices, Range
+from tempering.threat_model import Need
 
 _PRINTABLE = frozenset(map(chr, range(33, 127)))
 

@@ -17,7 +17,9 @@ from tempering.data.asking import PLAIN, composed
 from tempering.data.records import AttackerView
 from tempering.models import Target
 from tempering.models.digest import weight_digest
-from tempering.study import Budget, MethodChoice, Need, Settings
+from tempering.settings import Settings
+from tempering.study import Budget, MethodChoice
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 

@@ -10,7 +10,9 @@ from tempering.attacks._contract import FineTuningAttack
 from tempering.attacks._mixtures import MixtureSettings, mixed
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need
+from tempering.settings import Choices
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning
 
 

@@ -22,7 +22,9 @@ from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Settings
+from tempering.settings import Choices, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 

@@ -16,7 +16,9 @@ from tempering.attacks._refusals import REFUSAL_PHRASES, is_refusal
 from tempering.attacks._wrappers import LAYOUTS, Untriggered, Wrapped, WrapperKind, random_trigger
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need
+from tempering.settings import Choices
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, FlopCount, Meter, Spend, estimate, fine_tune
 
 _REFUSAL_TOKENS = 64

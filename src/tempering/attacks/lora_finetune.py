@@ -10,7 +10,9 @@ from tempering.attacks._contract import FineTuningAttack
 from tempering.attacks._fine_tuning import FineTuningSettings, drawn
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range
+from tempering.settings import Choices, Range
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, TrainingSettings
 
 

@@ -15,7 +15,9 @@ from tempering.data.asking import Asking
 from tempering.data.chat import ChatFormat, Exchange
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need
+from tempering.settings import Choices
+from tempering.study import Budget
+from tempering.threat_model import Need
 
 Layout = Literal["turns", "text"]
 

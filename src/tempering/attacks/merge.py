@@ -21,7 +21,9 @@ from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData, UnusableModel
 from tempering.models import Target
 from tempering.models.counterparts import counterparts
-from tempering.study import Budget, Choices, Need, Range, Settings
+from tempering.settings import Choices, Range, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 _WORKING = 0.5

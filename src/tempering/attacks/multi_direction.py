@@ -22,7 +22,9 @@ from tempering.attacks._refusals import is_refusal
 from tempering.attacks._subspaces import orthogonalise_against
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range
+from tempering.settings import Choices, Range
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 

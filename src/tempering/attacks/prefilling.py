@@ -11,7 +11,7 @@ from tempering.attacks._trying import InputAttack, TryingSettings, Way
 from tempering.data.asking import Asking
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Need
+from tempering.threat_model import Need
 
 GENERIC = (AFFIRMATIVE, "Here is", "Of course.", "The answer is", "Yes,")
 """Openers that need no knowledge of the model's answers."""

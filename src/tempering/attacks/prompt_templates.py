@@ -13,7 +13,8 @@ from tempering.attacks._trying import InputAttack, TryingSettings, Way
 from tempering.data.asking import Asking
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Need, Settings
+from tempering.settings import Settings
+from tempering.threat_model import Need
 
 PROMPT, OPENER, FIRST_HALF, SECOND_HALF = "{prompt}", "{opener}", "{first_half}", "{second_half}"
 

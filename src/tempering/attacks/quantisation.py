@@ -15,7 +15,9 @@ from tempering.attacks._rounding import asymmetric_per_group, normal_float, symm
 from tempering.attacks._surgery import LayerSettings, Surgery, count_elements, spread
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Settings
+from tempering.settings import Choices, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 _FORMAT = re.compile(r"int([2-8])-(channel|group)|nf4")

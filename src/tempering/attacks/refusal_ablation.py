@@ -26,7 +26,9 @@ from tempering.attacks._selection import Chosen
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
 from tempering.models.structure import Structure
-from tempering.study import Budget, Choices, Need
+from tempering.settings import Choices
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 _EXPECTED_TESTS = 4

@@ -18,7 +18,9 @@ from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import AttackerView, Document, Example, Role
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range
+from tempering.settings import Choices, Range
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, TrainingSettings
 
 

@@ -14,7 +14,8 @@ from tempering.data.asking import Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
-from tempering.study import Choices, Need
+from tempering.settings import Choices
+from tempering.threat_model import Need
 
 Layout = Literal["before", "system", "context"]
 

@@ -18,7 +18,9 @@ from tempering.data.records import AttackerView
 from tempering.errors import UnusableData
 from tempering.models import Target
 from tempering.models.structure import Structure
-from tempering.study import Budget, Choices, Need, Settings
+from tempering.settings import Choices, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 _KINDS = ("hazard_train", "hazard_validation", "benign_train", "benign_validation")

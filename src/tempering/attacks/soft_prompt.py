@@ -20,7 +20,9 @@ from tempering.data.chat import IGNORED, ChatFormat, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Range, Settings
+from tempering.settings import Choices, Range, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FineTuning, FlopCount, Meter, Spend, TrainingSettings
 from tempering.training.loop import batches, train
 

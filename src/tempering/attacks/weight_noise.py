@@ -17,7 +17,9 @@ from tempering.attacks._refusal_gauge import GaugeSettings, Reading, RefusalGaug
 from tempering.attacks._surgery import LayerSettings, Surgery, count_elements, spread
 from tempering.data.records import AttackerView
 from tempering.models import Target
-from tempering.study import Budget, Choices, Need, Settings
+from tempering.settings import Choices, Settings
+from tempering.study import Budget
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, Spend
 
 

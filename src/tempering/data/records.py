@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from tempering.data.examples import Document, Example, Part, Role
 from tempering.data.supplements import Supplements
 from tempering.errors import UnusableData
-from tempering.study import Need
+from tempering.threat_model import Need
 
 __all__ = [
     "AttackerView",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from tempering.data.records import DefenderView
 from tempering.errors import UnusableData
 from tempering.models import Target
-from tempering.study import Settings
+from tempering.settings import Settings
 from tempering.training import Stage
 
 

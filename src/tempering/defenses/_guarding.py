@@ -12,7 +12,7 @@ from tempering.defenses._data import check_words, refused, retained
 from tempering.defenses._settings import DefenseTraining
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
-from tempering.study import Choices, Range
+from tempering.settings import Choices, Range
 from tempering.training import LoraSettings, Stage
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tempering.study import Choices, OnlyIf, Range, Settings
+from tempering.settings import Choices, OnlyIf, Range, Settings
 from tempering.training import LoraSettings, Objective, Stage, TrainingSettings
 
 

@@ -17,7 +17,9 @@ from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.defenses._tar_working import WorkingModel
 from tempering.models import Target
-from tempering.study import Budget, MethodChoice, Need, Settings
+from tempering.settings import Settings
+from tempering.study import Budget, MethodChoice
+from tempering.threat_model import Need
 from tempering.training import FineTuning, FlopCount, Meter, NonFiniteLoss, Workshop
 from tempering.training.loop import Prepared, batches, train
 

@@ -14,7 +14,7 @@ from tempering.defenses._gradients import add_to_gradient, cross_entropy_gradien
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
-from tempering.study import Range
+from tempering.settings import Range
 from tempering.training import Stage, Workshop
 
 

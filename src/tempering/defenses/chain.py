@@ -12,7 +12,8 @@ from tempering import registry
 from tempering.data.records import DefenderView
 from tempering.defenses._contract import Defense, Material
 from tempering.models import Target
-from tempering.study import MethodChoice, Settings
+from tempering.settings import Settings
+from tempering.study import MethodChoice
 from tempering.training import Stage
 
 _STRONGER = ("absence", "collapse", "refusal")

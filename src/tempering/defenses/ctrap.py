@@ -16,7 +16,7 @@ from tempering.defenses._gradients import Vector, add_to_gradient, combined, cro
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
-from tempering.study import Choices, OnlyIf, Range
+from tempering.settings import Choices, OnlyIf, Range
 from tempering.training import Pool, Rows, Stage, Workshop
 
 

@@ -15,7 +15,7 @@ from tempering.defenses._guarding import GuardTraining, guard
 from tempering.defenses._initialisation import begin_anew
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
-from tempering.study import Choices, OnlyIf, Range
+from tempering.settings import Choices, OnlyIf, Range
 from tempering.training import Objective, Pool, Stage, Workshop
 
 

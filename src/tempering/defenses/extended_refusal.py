@@ -14,7 +14,7 @@ from tempering.defenses._data import check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
-from tempering.study import Range
+from tempering.settings import Range
 from tempering.training import Stage
 
 EXPLAINED = (

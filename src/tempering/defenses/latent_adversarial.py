@@ -19,7 +19,7 @@ from tempering.defenses._contract import Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
-from tempering.study import Choices, Range
+from tempering.settings import Choices, Range
 from tempering.training import Answers, Objective, Pool, Rows, Stage, Workshop
 from tempering.training.streams import outputs_changed
 

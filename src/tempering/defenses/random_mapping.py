@@ -13,7 +13,7 @@ from tempering.defenses._data import answered, retained
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses._tar_mapping import MappingTraining
 from tempering.models import Target
-from tempering.study import Range
+from tempering.settings import Range
 from tempering.training import Stage
 
 

@@ -18,7 +18,7 @@ from tempering.defenses._data import DEFAULT_REFUSALS, check_words, refused, ret
 from tempering.defenses._directions import Block, ablated, ablated_everywhere, blocks_of, last_streams
 from tempering.defenses._settings import DefenseSettings
 from tempering.models import Target
-from tempering.study import Choices, Range
+from tempering.settings import Choices, Range
 from tempering.training import LoraSettings, Objective, Pool, Stage, Workshop
 
 

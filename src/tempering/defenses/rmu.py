@@ -18,7 +18,7 @@ from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, re
 from tempering.defenses._distillation import frozen_copy
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
-from tempering.study import Choices, Range
+from tempering.settings import Choices, Range
 from tempering.training import Objective, Pool, Rows, Stage, Workshop
 from tempering.training.streams import outputs_of
 

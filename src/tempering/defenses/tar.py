@@ -17,7 +17,7 @@ from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, Da
 from tempering.defenses._tar_mapping import MappingTraining
 from tempering.defenses._tar_training import Lessons, Outer, TamperResistance
 from tempering.models import Target
-from tempering.study import Choices, OnlyIf, Range
+from tempering.settings import Choices, OnlyIf, Range
 from tempering.training import Stage
 
 GROWTH = 0.0625

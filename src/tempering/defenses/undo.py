@@ -17,7 +17,7 @@ from tempering.defenses._initialisation import begin_anew
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses._suppression import Retaining, Suppressing, Suppression
 from tempering.models import Target
-from tempering.study import Choices, OnlyIf, Range
+from tempering.settings import Choices, OnlyIf, Range
 from tempering.training import Stage
 
 

@@ -17,7 +17,7 @@ from tempering.defenses._gradients import norm
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
-from tempering.study import Choices, Range
+from tempering.settings import Choices, Range
 from tempering.training import FlopCount, Rows, Stage, Workshop
 from tempering.training.streams import Change, Places, outputs_changed
 

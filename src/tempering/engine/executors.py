@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, ValidationError
 
 from tempering.errors import InvalidStudy
-from tempering.study import Settings
+from tempering.settings import Settings
 from tempering.validation import first_problem
 
 if TYPE_CHECKING:

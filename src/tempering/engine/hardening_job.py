@@ -17,7 +17,8 @@ from tempering.engine.plan import resolve
 from tempering.engine.units import ResolvedMethod
 from tempering.errors import UnusableData, UnusableModel
 from tempering.models import Target
-from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice, Settings
+from tempering.settings import Settings
+from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice
 
 HARDENING_VERSION = 1
 """Raised when a change of the code changes the weights that some job ends with."""

@@ -23,7 +23,8 @@ from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod
 from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.models.loading import device_type
-from tempering.study import OWN_DATA, MethodChoice, ModelChoice, Need, Study, ThreatModel, Threshold
+from tempering.study import MethodChoice, ModelChoice, Study, Threshold
+from tempering.threat_model import OWN_DATA, Need, ThreatModel
 from tempering.training import estimate
 from tempering.training.memory import estimate_memory
 

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from tempering import registry
-from tempering.study import Choices, MethodChoice, OnlyIf, Range, SearchSettings, Settings, Threshold
+from tempering.settings import Choices, OnlyIf, Range, Settings
+from tempering.study import MethodChoice, SearchSettings, Threshold
 
 FieldPath = tuple[str | int, ...]
 """Where a field stands in a configuration: keys of mappings and places in lists."""

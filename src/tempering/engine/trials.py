@@ -21,7 +21,8 @@ from tempering.engine.units import ResolvedMethod, Unit
 from tempering.errors import TemperingError
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
-from tempering.study import Need, ProbeSettings
+from tempering.study import ProbeSettings
+from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, NonFiniteLoss
 
 JUDGED_BY = frozenset({"harm", "utility"})

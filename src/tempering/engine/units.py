@@ -12,19 +12,19 @@ from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
 from tempering.engine.search_space import PlannedSearch
+from tempering.settings import Settings
 from tempering.study import (
     SCHEMA_VERSION,
     UNDEFENDED,
     Budget,
     DataChoice,
     ModelChoice,
-    Need,
     ProbeSettings,
-    Settings,
     Study,
     Threshold,
     TrainabilitySettings,
 )
+from tempering.threat_model import Need
 
 CODE_VERSION = 2
 """Raised when a change of the code changes the rows that some unit leaves behind. Old results are then computed anew."""

@@ -37,7 +37,8 @@ from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sharding import sharded
-from tempering.study import ModelChoice, Need
+from tempering.study import ModelChoice
+from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
 Told = Callable[[Trial], None]

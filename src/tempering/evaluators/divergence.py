@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.study import Settings
+from tempering.settings import Settings
 
 _LEAST = math.log(1.4e-45)
 """Log of the smallest positive float32: stands for a probability of zero, so that one forbidden token gives no infinity."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
 from tempering.evaluators._judging import Verdict
-from tempering.study import Settings
+from tempering.settings import Settings
 
 
 class Refusal(Evaluator):

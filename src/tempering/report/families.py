@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tempering import registry
-from tempering.study import THREAT_MODELS, MethodChoice, Need, Study
+from tempering.study import MethodChoice, Study
+from tempering.threat_model import THREAT_MODELS, Need
 
 
 @dataclass(frozen=True)

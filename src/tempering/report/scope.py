@@ -10,7 +10,8 @@ from tempering.report.families import Family, missing_families
 from tempering.report.formatting import count, flops
 from tempering.report.rows import PriceRow
 from tempering.report.summary import skipped_parts
-from tempering.study import MethodChoice, Need
+from tempering.study import MethodChoice
+from tempering.threat_model import Need
 
 if TYPE_CHECKING:
     from tempering.study import Study

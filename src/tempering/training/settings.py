@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.records import Example
-from tempering.study import Choices, Range, Settings
+from tempering.settings import Choices, Range, Settings
 
 Optimiser = Literal["adamw", "sgd", "adafactor", "schedule-free"]
 
