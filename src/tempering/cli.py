@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tempering import __version__, cli_compare, cli_harden, cli_sharing
+from tempering import __version__, cli_answering, cli_compare, cli_harden, cli_sharing
 from tempering.cli_options import (
     DIRECTORY,
     RESUME,
@@ -270,6 +270,7 @@ def base_check(
 
 cli_compare.register(app)
 cli_harden.register(app)
+cli_answering.register(app)
 
 
 @app.command()
