@@ -96,7 +96,7 @@ def audit(
         attacks: ``"quick"``, ``"all"``, names separated by commas, or a list of names and of ``{"name": …, "config": …}``.
         seeds: how many, or which.
         budget: where each attack is cut off: ``"steps=200,flops=1e15"``.
-        tau: recovered harm at or above which the safeguard counts as broken, in (0, 1].
+        tau: recovered harm at or above which the safeguard counts as broken, from 0.001 to 1.
         epsilon: share of its utility that the model may lose, in [0, 1).
         search: settings that each attacker tries of its attack before using the best; ``None`` takes the attack's defaults.
         threat_model: ``open-weights``, ``open-weights+public-base``, ``fine-tuning-api`` or ``query-only``; which attacks may run.
@@ -295,7 +295,7 @@ def make_report(
 
     Args:
         directory: the run directory, finished or not.
-        tau: another threshold than the study's, in (0, 1].
+        tau: another threshold than the study's, from 0.001 to 1.
         epsilon: another share of utility than the study's, in [0, 1).
         accelerator: another accelerator than the study's.
         price_book: another price book than the study's.
@@ -392,7 +392,7 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
     Raises:
         TemperingError: the first thing that is wrong, in one line.
     """
-    from tempering.engine.loading import load_records, unguarded_choice
+    from tempering.engine.loading import divide_for_audit, unguarded_choice
     from tempering.models.references import resolve
 
     study = read_study(study, allow_code=allow_code)
@@ -407,7 +407,8 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
                 organisms.parse_reference(named.reference)
             elif named is not None:
                 resolve(named.reference)
-        load_records(study.data, model).divide(study.data.seed)
+        with consent.code_allowed(allow_code):
+            divide_for_audit(study, model)
     return study
 
 
