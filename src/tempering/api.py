@@ -92,7 +92,7 @@ def audit(
         attacks: ``"quick"``, ``"all"``, names separated by commas, or a list of names and of ``{"name": …, "config": …}``.
         seeds: how many, or which.
         budget: where each attack is cut off: ``"steps=200,flops=1e15"``.
-        tau: recovered harm at or above which the safeguard counts as broken, in (0, 1].
+        tau: recovered harm at or above which the safeguard counts as broken, from 0.001 to 1.
         epsilon: share of its utility that the model may lose, in [0, 1).
         search: settings that each attacker tries of its attack before using the best; ``None`` takes the attack's defaults.
         threat_model: ``open-weights``, ``open-weights+public-base``, ``fine-tuning-api`` or ``query-only``; which attacks may run.

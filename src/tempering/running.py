@@ -128,7 +128,7 @@ def make_report(
 
     Args:
         directory: the run directory, finished or not.
-        tau: another threshold than the study's, in (0, 1].
+        tau: another threshold than the study's, from 0.001 to 1.
         epsilon: another share of utility than the study's, in [0, 1).
         accelerator: another accelerator than the study's.
         price_book: another price book than the study's.
@@ -198,7 +198,7 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
     Raises:
         TemperingError: the first thing that is wrong, in one line.
     """
-    from tempering.engine.loading import load_records, unguarded_choice
+    from tempering.engine.loading import divide_for_audit, unguarded_choice
     from tempering.models.references import resolve
 
     study = read_study(study, allow_code=allow_code)
@@ -213,5 +213,6 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
                 organisms.parse_reference(named.reference)
             elif named is not None:
                 resolve(named.reference)
-        load_records(study.data, model).divide(study.data.seed)
+        with consent.code_allowed(allow_code):
+            divide_for_audit(study, model)
     return study
