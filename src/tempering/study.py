@@ -21,6 +21,7 @@ from pydantic import (
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
 from tempering.settings import Settings
+from tempering.short_forms import parse_settings
 from tempering.threat_model import THREAT_MODELS, ThreatModel
 from tempering.validation import first_problem
 
@@ -102,6 +103,9 @@ class MethodChoice(Settings):
     @classmethod
     def _accept_short_forms(cls, value: object) -> object:
         if isinstance(value, str):
+            name, settings = parse_settings(value)
+            if settings:
+                return {"name": name, "config": settings}
             steps = [part.strip() for part in value.split("+")]
             return {"name": value} if len(steps) == 1 or ".py:" in value else _chain(steps)
         return _chain(list(value)) if isinstance(value, (list, tuple)) else value
