@@ -12,7 +12,7 @@ from tempering.data.records import AttackerView, EvaluatorView, Role
 from tempering.engine.nearness import Scale, distance
 from tempering.engine.units import Work
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import Target
 from tempering.study import ProbeSettings
 

@@ -20,7 +20,7 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators._generation import Responses, evaluation_mode, first_token_log_probabilities, respond
-from tempering.evaluators._judging import Verdict, answers_of, judge
+from tempering.judges._judging import Verdict, answers_of, judge
 from tempering.settings import Settings
 from tempering.study import ProbeSettings
 from tempering.training import autocast
