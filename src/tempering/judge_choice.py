@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from tempering.settings import Settings
+from tempering.short_forms import parse_settings
 
 
 class JudgeChoice(Settings):
@@ -42,20 +42,7 @@ class JudgeChoice(Settings):
         return self.label or (self.name.rpartition(":")[2])
 
 
-_JUDGE_LINE = re.compile(r"(?P<name>.*?\.py:\w+|[^:]*)(?::(?P<settings>.*))?", re.DOTALL)
-
-
 def _read_judge(text: str) -> dict[str, Any]:
-    """``NAME:setting=value,setting=value``. A value may hold commas, colons and equals signs: the next setting begins with its name."""
-    line = _JUDGE_LINE.fullmatch(text.strip())
-    assert line is not None
-    config: dict[str, str] = {}
-    for item in re.split(r",(?=\s*[a-z_]+=)", line["settings"]) if line["settings"] else ():
-        name, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not re.fullmatch("[a-z_]+", name):
-            raise ValueError(f"the judge {line['name']!r} has a setting that cannot be read; write NAME:setting=value,setting=value")
-        if name in config:
-            raise ValueError(f"the judge {line['name']!r} is given {name!r} twice")
-        config[name] = value
+    name, config = parse_settings(text.strip())
     label = config.pop("label", None)
-    return {"name": line["name"], "config": config, "label": label}
+    return {"name": name, "config": config, "label": label}

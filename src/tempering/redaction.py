@@ -86,10 +86,10 @@ def _users() -> set[str]:
     return found
 
 
-def _hosts() -> set[str]:
-    """What the host may be called, with its domain first."""
+def _hosts() -> list[str]:
+    """What the host may be called, the longest name first: the bare one must not be taken out of the one with the domain."""
     found = {os.environ.get(name, "") for name in ("HOSTNAME", "COMPUTERNAME")} | {socket.gethostname()}
-    return found | {name.partition(".")[0] for name in found}
+    return sorted(found | {name.partition(".")[0] for name in found}, key=len, reverse=True)
 
 
 class _Guarded:

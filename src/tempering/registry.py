@@ -63,6 +63,11 @@ def own_names(kind: str) -> list[str]:
     return sorted(_files(kind))
 
 
+def unasked(kind: str) -> list[str]:
+    """Those among :func:`own_names` that run where a study names none: all but those whose class says ``unasked = False``."""
+    return [name for name in own_names(kind) if getattr(get(kind, name), "unasked", True)]
+
+
 def is_own(kind: str, name: str) -> bool:
     """Whether a method is Tempering's own: what goes wrong in it then is our defect, and keeps its traceback."""
     return name in _files(kind)
