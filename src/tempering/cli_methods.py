@@ -19,6 +19,7 @@ class Kind(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     EVALUATORS = "evaluators"
+    JUDGES = "judges"
     MODELS = "models"
 
 
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: JsonOption = False) -> None:
-    """List the attacks, defences, evaluators or embedded models."""
+    """List the attacks, defences, evaluators, judges or embedded models."""
     from tempering import api
 
     rows = api.list_models() if kind is Kind.MODELS else api.list_methods(kind.value)
