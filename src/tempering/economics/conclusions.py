@@ -20,6 +20,7 @@ the questions that come after it; each is described in the module that makes it:
 ``size_curve``        that line, and where it would go
 ``population``        who is priced out (:mod:`tempering.economics.population`)
 ``populations``       the same if attackers were richer or poorer, more or less skilled
+``judges``            what judging took, and how far judges agree (:mod:`tempering.economics.judged`)
 ====================  ==================================================================================================================
 
 A table that a study says nothing about has no rows.
@@ -41,6 +42,7 @@ from tempering.economics.contrasts import contrasts
 from tempering.economics.envelope import EPSILONS, TAUS, envelope
 from tempering.economics.frontier import frontier
 from tempering.economics.incidence import incidence
+from tempering.economics.judged import judges_of
 from tempering.economics.ladder import learned_from_poison, prices_by_size
 from tempering.economics.population import ANY, DEFAULT, Group, from_multipliers, priced_out, varied
 from tempering.economics.prices import PriceBook
@@ -83,6 +85,7 @@ class Conclusions:
     size_curve: pd.DataFrame = field(default_factory=_none)
     population: pd.DataFrame = field(default_factory=_none)
     populations: pd.DataFrame = field(default_factory=_none)
+    judges: pd.DataFrame = field(default_factory=_none)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name."""
@@ -106,6 +109,7 @@ def conclude(
     random: int | None = None,
     parameters: Mapping[str, float] | None = None,
     population: Sequence[Group] = DEFAULT,
+    judges: Sequence[str] = (),
 ) -> Conclusions:
     """Draw every conclusion that the tables allow.
 
@@ -125,6 +129,7 @@ def conclude(
         random: how many of a search's trials were drawn at random; ``None``: all.
         parameters: of each model; without them nothing is said of sizes.
         population: groups of attackers.
+        judges: what the run's judges are called, the deciding one first; empty where the text judged alone.
     """
     units = checked_units(units)
     trajectories = checked_trajectories(trajectories, units)
@@ -143,6 +148,7 @@ def conclude(
             epsilons=(*EPSILONS, epsilon),
             budget=budget,
         ),
+        "judges": judges_of(units, trajectories, judges),
         **_of_sizes(units, trajectories, breaks, parameters or {}, budget),
     }
     if trials is not None and len(trials):

@@ -75,6 +75,7 @@ TABLES = (
             ("size_curve", "a size, a defence and an attack: the price that the line says", more.SIZE_CURVE),
             ("population", "a defence: who is priced out", more.POPULATION),
             ("populations", "a defence and another population of attackers: who is priced out", more.POPULATIONS),
+            ("judges", "a judge: what judging took, and how far it agrees with the one that decides", more.JUDGES),
         )
     ),
 )
