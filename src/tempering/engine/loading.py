@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from tempering import organisms
 from tempering.data.importers import load_dataset
-from tempering.data.records import Dataset, Role
+from tempering.data.joining import COMPANION, join
+from tempering.data.members import members
+from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.models import Target, load
 from tempering.study import DataChoice, ModelChoice
@@ -41,9 +43,10 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
 
 
 def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
-    """The dataset that a study audits a model with: the one it names, or the organism's own world.
+    """The dataset that a study audits a model with: what it names, or the organism's own world.
 
-    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``.
+    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``. Sets are named, and joined with
+    others, as ``strongreject+dolly+./mine.jsonl``; a named set may be fetched from the hub.
 
     Raises:
         InvalidStudy: it names none, and the model is no organism.
@@ -51,12 +54,35 @@ def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
         UnusableData: it cannot be read.
     """
     if data.reference is not None:
-        if organisms.is_organism(data.reference):
-            return organisms.world_dataset(organisms.parse_reference(data.reference).size)
-        return load_dataset(data.reference)
+        named = members(data.reference)
+        if len(named) == 1 and not named[0].name:
+            return _own(named[0].reference, alone=True)
+        return join(named, _own)
     if organisms.is_organism(model.reference):
         return organisms.world_dataset(organisms.parse_reference(model.reference).size)
-    raise InvalidStudy(f"no data to audit {model.reference} with", "name a JSONL file, a folder or a saved dataset with --data")
+    raise InvalidStudy(
+        f"no data to audit {model.reference} with", "name a JSONL file, a folder, a saved dataset or a set (temper ls data) with --data"
+    )
+
+
+def _own(reference: str, *, alone: bool = False) -> Dataset:
+    """The dataset of a file, a folder or an organism."""
+    if organisms.is_organism(reference):
+        return organisms.world_dataset(organisms.parse_reference(reference).size)
+    return load_dataset(reference, alone=alone)
+
+
+def refuse_unmeasurable(dataset: Dataset, division: Division) -> None:
+    """Refuse to plan attacks on data whose test has nothing benign: whether a model was broken or destroyed could not be told.
+
+    Raises:
+        UnusableData: that is so.
+    """
+    if not division.evaluator_view().benign:
+        raise UnusableData(
+            f"{dataset.name} has no benign prompts to test with, so an audit could not tell a broken safeguard from a broken model",
+            f"add some: a file benign*.jsonl, or a named set, as --data PATH+{COMPANION}",
+        )
 
 
 def restrict(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:

@@ -14,7 +14,7 @@ from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import Defense, missing
 from tempering.engine.driving import explain, staying
-from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
+from tempering.engine.loading import base_choice, load_base, load_model, load_records, refuse_unmeasurable, restrict, unguarded_choice
 from tempering.engine.placement import on_host
 from tempering.engine.resolving import resolve, resolve_evaluators
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
@@ -175,6 +175,7 @@ def _plan_model(
 ) -> _PlannedModel:
     records = load_records(study.data, choice)
     division = restrict(records, study.data.domains).divide(study.data.seed)
+    refuse_unmeasurable(records, division)
     view = division.attacker_view()
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
