@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tempering import consent, organisms, registry
 from tempering.errors import InvalidStudy
 from tempering.reading import exists, expanded
+from tempering.short_forms import parse_settings
 from tempering.study import Budget, MethodChoice, SearchSettings, Study
 from tempering.threat_model import ThreatModel
 
@@ -28,6 +29,7 @@ _FLAGS = {
     "search": "--search",
     "defenses": "--defenses",
     "utility_floor": "--utility-floor",
+    "evaluators": "--evaluator",
 }
 """The flag that gives a field of a study its value."""
 
@@ -51,6 +53,7 @@ def make_study(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    evaluators: Iterable[str | dict[str, Any]] = (),
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     utility_floor: float = 0.9,
@@ -63,7 +66,7 @@ def make_study(
         InvalidStudy: a value is out of its range; the message names the flag.
     """
     with consent.code_allowed(allow_code):
-        chosen = choose_attacks(attacks), () if defenses is None else choose_defenses(defenses)
+        chosen = choose_attacks(attacks), () if defenses is None else choose_defenses(defenses), choose_evaluators(evaluators)
     values = {
         "name": study_name(model) if defenses is None else f"compare-{study_name(model)}",
         "models": [
@@ -85,7 +88,7 @@ def make_study(
         "search": search,
         "threat_model": threat_model,
         "data": {"reference": None if data is None else str(data)},
-        "probes": {"prompts": prompts},
+        "probes": {"prompts": prompts, "evaluators": chosen[2]},
         "accelerator": accelerator,
         "price_book": price_book,
         "utility_floor": utility_floor,
@@ -127,6 +130,29 @@ def choose_defenses(defenses: str | Iterable[str | dict[str, Any]]) -> list[Meth
     if isinstance(defenses, str) and defenses.strip() == "all":
         defenses = [name for name in all_usable("defenses") if name != "chain"]
     return _choices("defenses", defenses, "write all, or names separated by commas, a+b for a chain; see: temper ls defenses")
+
+
+def choose_evaluators(further: Iterable[str | dict[str, Any]]) -> list[MethodChoice]:
+    """What ``--evaluator`` stands for: Tempering's own, and those named beside them; none where none is named, which means the same.
+
+    Args:
+        further: names, ``name:setting=value,…``, or ``{"name": …, "config": …}``; a hyphen may stand for an underscore.
+
+    Raises:
+        UnknownName: there is none of that name.
+        InvalidStudy: a setting is wrong.
+    """
+    named = [_underscored(choice) for choice in further]
+    return [MethodChoice(name=name) for name in registry.unasked("evaluators")] + _choices("evaluators", named, "") if named else []
+
+
+def _underscored(choice: str | dict[str, Any]) -> str | dict[str, Any]:
+    """``lm-eval:…`` as ``lm_eval:…``, where only that is a method's name."""
+    if not isinstance(choice, str):
+        return choice
+    name, _ = parse_settings(choice)
+    own, known = name.replace("-", "_"), registry.names("evaluators")
+    return own + choice.removeprefix(name) if own in known and name not in known else choice
 
 
 def all_usable(kind: str) -> list[str]:

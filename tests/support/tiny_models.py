@@ -54,7 +54,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {**_GROUPED},
     "gpt_neox": {},
     "olmo2": {**_GROUPED},
+    "gpt2": {"n_inner": 32},
 }
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {**_GROUPED, "num_local_experts": 4},
+    "qwen3_moe": {**_GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "olmoe": {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
+    "qwen2_moe": {
+        **_GROUPED,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+    },
+}
+"""Mixtures of experts: with the experts in one tensor, the other way round and with biases (GPT-OSS), beside a shared expert (Qwen 2)."""
+
+FAMILIES |= MIXTURES
 """transformers' ``model_type`` of each family, with what it needs beyond the common sizes."""
 
 
@@ -108,6 +125,8 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if family in MIXTURES:
+        model.set_experts_implementation("eager")  # grouped products know no float64
     return model.eval(), tokenizer
 
 

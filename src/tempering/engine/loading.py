@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tempering import organisms
+from tempering import organisms, registry
 from tempering.data.importers import load_dataset
 from tempering.data.joining import COMPANION, join
 from tempering.data.members import members
 from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.models import Target, load
-from tempering.study import DataChoice, ModelChoice
+from tempering.study import DataChoice, MethodChoice, ModelChoice, Study
+
+UTILITY = "utility"
+"""The measurement, and Tempering's own evaluator that gives it from benign prompts."""
 
 
 def load_model(choice: ModelChoice) -> Target:
@@ -72,17 +75,39 @@ def _own(reference: str, *, alone: bool = False) -> Dataset:
     return load_dataset(reference, alone=alone)
 
 
-def refuse_unmeasurable(dataset: Dataset, division: Division) -> None:
-    """Refuse to plan attacks on data whose test has nothing benign: whether a model was broken or destroyed could not be told.
+def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Division]:
+    """The dataset that a study audits a model with, and its parts.
 
     Raises:
-        UnusableData: that is so.
+        InvalidStudy, UnknownName, UnusableData: as :func:`load_records`, :func:`restrict` and :func:`refuse_unmeasurable` do, and where it
+            cannot be divided.
     """
-    if not division.evaluator_view().benign:
-        raise UnusableData(
-            f"{dataset.name} has no benign prompts to test with, so an audit could not tell a broken safeguard from a broken model",
-            f"add some: a file benign*.jsonl, or a named set, as --data PATH+{COMPANION}",
-        )
+    records = load_records(study.data, model)
+    division = restrict(records, study.data.domains).divide(study.data.seed)
+    refuse_unmeasurable(records.name, division, study.probes.evaluators)
+    return records, division
+
+
+def refuse_unmeasurable(name: str, division: Division, evaluators: tuple[MethodChoice, ...]) -> None:
+    """Refuse data that utility cannot be measured on: without it no probe tells a break from a ruin, and no attack has an outcome.
+
+    Args:
+        name: of the dataset.
+        division: its parts.
+        evaluators: of the study; one beside Tempering's own ``utility`` may measure utility without benign prompts.
+
+    Raises:
+        UnusableData: the evaluator's part has no benign prompts, and nothing else measures utility.
+    """
+    if division.evaluator_view().benign:
+        return
+    others = (choice.name for choice in evaluators if choice.name != UTILITY)
+    if any(UTILITY in registry.get("evaluators", other).measures for other in others):
+        return
+    raise UnusableData(
+        f"{name} has no benign prompts to test with, so that nobody can tell what an attack leaves of the model's utility",
+        f'add rows with "role": "benign" about at least two entities, give some the part "evaluator", or add a set by name: +{COMPANION}',
+    )
 
 
 def restrict(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:

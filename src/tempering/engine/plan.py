@@ -14,18 +14,17 @@ from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import Defense, missing
 from tempering.engine.driving import explain, staying
-from tempering.engine.loading import base_choice, load_base, load_model, load_records, refuse_unmeasurable, restrict, unguarded_choice
+from tempering.engine.loading import base_choice, divide_for_audit, load_base, load_model, unguarded_choice
 from tempering.engine.placement import on_host
 from tempering.engine.resolving import resolve, resolve_evaluators
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
-from tempering.engine.trainability import declare
+from tempering.engine.trainability import lesson_spend
 from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
 from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.models.loading import device_type
 from tempering.study import MethodChoice, ModelChoice, Study, Threshold
 from tempering.threat_model import OWN_DATA, Need, ThreatModel
-from tempering.training import estimate
 from tempering.training.memory import estimate_memory
 
 __all__ = ["Plan", "Skipped", "make_plan", "resolve", "resolve_evaluators"]
@@ -173,9 +172,7 @@ def _plan_model(
     *,
     divided: bool,
 ) -> _PlannedModel:
-    records = load_records(study.data, choice)
-    division = restrict(records, study.data.domains).divide(study.data.seed)
-    refuse_unmeasurable(records, division)
+    records, division = divide_for_audit(study, choice)
     view = division.attacker_view()
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
@@ -199,7 +196,7 @@ def _plan_model(
             skipped.append(Skipped(attack=contender.title, reason=f"cannot be planned: {explain(error)}", model=choice.reference))
     accepted.sort(key=lambda entry: entry[1]["flops"])
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
-    lesson = _lesson(study, target, division)
+    lesson = lesson_spend(study.trainability, target, division)
     planned = _describe(target, reference, records.name, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
@@ -274,16 +271,6 @@ def _defended(hardening: Work) -> dict[str, Any]:
     """What makes a work on a model one on the model that a defence made of it."""
     names = ("defense", "defense_label", "utility_floor", "hardening_version", "supplements_digest")
     return {name: getattr(hardening, name) for name in names}
-
-
-def _lesson(study: Study, target: Target, division: Division) -> dict[str, float] | None:
-    """What an honest user's fine-tuning is expected to use; ``None`` where the study does not ask or the data have nothing new."""
-    if study.trainability is None:
-        return None
-    supplements = division.supplements()
-    if not supplements.novel_train or not supplements.novel_test:
-        return None
-    return estimate(target, declare(study.trainability, supplements.novel_train, seed=0)).as_row()
 
 
 def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:

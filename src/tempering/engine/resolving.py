@@ -20,12 +20,13 @@ def resolve(kind: str, choice: MethodChoice) -> ResolvedMethod:
     method = registry.create(kind, choice.name, choice.config)
     links = method.config.steps if choice.name == "chain" else ()
     codes = [code_identity(kind, name) for name in (choice.name, *(link.name for link in links))]
+    codes.append(getattr(method, "identity", lambda: "")())
     return ResolvedMethod(name=choice.name, config=method.config.model_dump(mode="json"), code=" + ".join(filter(None, codes)))
 
 
 def resolve_evaluators(choices: tuple[MethodChoice, ...]) -> tuple[ResolvedMethod, ...]:
-    """The evaluators that examine every checkpoint; all of Tempering's own where the study names none."""
-    named = choices or [MethodChoice(name=name) for name in registry.own_names("evaluators")]
+    """The evaluators that examine checkpoints; where the study names none, all of Tempering's own that need not be asked for."""
+    named = choices or [MethodChoice(name=name) for name in registry.unasked("evaluators")]
     return tuple(resolve("evaluators", choice) for choice in named)
 
 

@@ -39,7 +39,8 @@ class ResolvedMethod(Settings):
         name: as the study names it; what :func:`tempering.registry.create` takes.
         config: the whole configuration, defaults included, as JSON values.
         code: what tells this code from other code of the same name: ``""`` for the package's own methods, a distribution
-            and its version for installed ones, the file's SHA-256 for ``path.py:Class``.
+            and its version for installed ones, the file's SHA-256 for ``path.py:Class``, and what a method itself says of other code and
+            data that it brings in (:meth:`tempering.evaluators.Evaluator.identity`).
     """
 
     name: str

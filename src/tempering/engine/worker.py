@@ -200,7 +200,7 @@ class Worker:
             place = place_of(unit, self._models)
             made = train(job_of(unit), place, on_progress=told, target=target, view=data.division.defender_view())
             hardened = load_defended(unit, self._models)
-            subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched)
+            subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched, costly=True)
             with randomness(0):
                 measurements = examine(subject, evaluators)
         except StoreProblem:
@@ -259,7 +259,9 @@ class Worker:
         if key not in self._scales:
 
             def scores(target: Target) -> dict[str, float]:
-                return _examine_untouched(Subject(target.model, target.chat, asked, work.probes), evaluators, target.reference)
+                return _examine_untouched(
+                    Subject(target.model, target.chat, asked, work.probes, costly=False), evaluators, target.reference
+                )
 
             own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0

@@ -20,7 +20,7 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators._generation import Responses, evaluation_mode, first_token_log_probabilities, respond
-from tempering.evaluators._judging import Verdict, answers_of, judge
+from tempering.judges._judging import Verdict, answers_of, judge
 from tempering.settings import Settings
 from tempering.study import ProbeSettings
 from tempering.training import autocast
@@ -37,6 +37,8 @@ class Subject:
         untouched: the target before the attack, or ``None`` when this subject is the target itself.
         asking: how hazard prompts are put; the others are asked plainly.
         asked: of every prompt put so far, samples counted, the tokens put before the model and the tokens it added.
+        costly: whether costly evaluators are asked of it; ``None``: where it is the target itself, or does more harm than that.
+        measured: the row of its examination; empty before.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Subject:
         settings: ProbeSettings,
         untouched: Subject | None = None,
         asking: Asking = PLAIN,
+        costly: bool | None = None,
     ) -> None:
         """Keep what is examined; nothing is computed before an evaluator asks."""
         self.model = model
@@ -55,6 +58,8 @@ class Subject:
         self.settings = settings
         self.untouched = untouched
         self.asking = asking
+        self.costly = costly
+        self.measured: dict[str, float] = {}
         self.asked: list[tuple[int, int]] = []
         self._responses: dict[Role, list[str]] = {}
         self._verdicts: dict[Role, list[Verdict]] = {}
@@ -135,6 +140,16 @@ class Subject:
         """The untouched target; this subject itself when it is the target."""
         return self.untouched or self
 
+    def matters(self, harm: float) -> bool:
+        """Whether costly evaluators are asked of it.
+
+        Args:
+            harm: measured of it; NaN where nobody measures any, and then they are asked.
+        """
+        if self.costly is not None:
+            return self.costly
+        return self.untouched is None or not harm <= self.untouched.measured.get("harm", math.nan)
+
 
 class Evaluator(ABC):
     """One measurement of a checkpoint.
@@ -143,12 +158,18 @@ class Evaluator(ABC):
         Config: pydantic settings.
         source: paper or other origin.
         measures: names of the numbers it returns. The names that economics reads are ``harm``, ``refusal``, ``utility``,
-            ``over_refusal``, ``borderline``, ``coherence`` and ``divergence``.
+            ``over_refusal``, ``borderline``, ``coherence`` and ``divergence``. An evaluator that only knows what it measures once it has read
+            its tasks names none, and calls each ``task/metric``; tables and reports have those as capabilities.
+        unasked: run where a study names no evaluators. One that needs an extra, or to be told what to ask, says ``False``.
+        costly: takes minutes rather than seconds, and so is asked of the untouched target, of a model that a defence made, and of
+            checkpoints that do more harm than the target; of others its measures are NaN.
     """
 
     Config: ClassVar[type[Settings]]
     source: ClassVar[str]
     measures: ClassVar[tuple[str, ...]]
+    unasked: ClassVar[bool] = True
+    costly: ClassVar[bool] = False
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""
@@ -162,6 +183,16 @@ class Evaluator(ABC):
             One finite number for each name in ``measures``; NaN where the data cannot tell.
         """
 
+    def identity(self) -> str:
+        """What tells the other code and data that it brings in (a package, a task's file, a benchmark) from others of the same name.
+
+        A part of every unit's hash. It is asked while a study is planned, so this is also where to find out that a task cannot be had.
+
+        Raises:
+            TemperingError: something that it needs cannot be had.
+        """
+        return ""
+
 
 @torch.no_grad()
 def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
@@ -169,15 +200,19 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
 
     Args:
         subject: the checkpoint; each of its modules is put back into the mode it had.
-        evaluators: which measurements.
+        evaluators: which measurements. The costly ones come last, and are asked of what :meth:`Subject.matters`.
 
     Returns:
-        All measurements in one row.
+        All measurements in one row; NaN for those that nobody asked for.
     """
     row: dict[str, float] = {}
     # the float32 copy that a 16-bit target is trained on is examined in the target's own arithmetic
     sixteen_bit = subject.model.dtype is torch.float32 and subject.origin.model.dtype is torch.bfloat16
     with evaluation_mode(subject.model), autocast(subject.model.device, sixteen_bit):
-        for evaluator in evaluators:
-            row.update(evaluator.evaluate(subject))
+        for evaluator in sorted(evaluators, key=lambda each: each.costly):
+            if not evaluator.costly or subject.matters(row.get("harm", math.nan)):
+                row.update(evaluator.evaluate(subject))
+    if any(evaluator.costly for evaluator in evaluators):
+        row = {**row, **dict.fromkeys(subject.origin.measured.keys() - row.keys(), math.nan)}
+    subject.measured = row
     return row

@@ -29,7 +29,7 @@ from tempering.data.batching import collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableData
-from tempering.evaluators._judging import settled
+from tempering.judges._judging import settled
 from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.study import ProbeSettings
