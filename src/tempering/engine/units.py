@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
+from tempering.data.provenance import Provenance
 from tempering.engine.search_space import PlannedSearch
 from tempering.settings import Settings
 from tempering.study import (
@@ -279,6 +280,7 @@ class PlannedTarget(Settings):
         data: name of the dataset it is audited with.
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
+        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
     """
 
     reference: str
@@ -292,6 +294,7 @@ class PlannedTarget(Settings):
     data: str
     revision: str | None = None
     hardening_bytes: int = 0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)

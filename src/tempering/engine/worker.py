@@ -259,9 +259,7 @@ class Worker:
         if key not in self._scales:
 
             def scores(target: Target) -> dict[str, float]:
-                return _examine_untouched(
-                    Subject(target.model, target.chat, asked, work.probes, costly=False), evaluators, target.reference
-                )
+                return _examine_untouched(Subject(target.model, target.chat, asked, work.probes, costly=False), evaluators, target.reference)
 
             own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0

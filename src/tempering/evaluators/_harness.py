@@ -224,9 +224,7 @@ def _refuse_code(name: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise UnusableData(f"the lm-eval task {name} runs code that the model writes", "take a task that reads its answers")
     if unknown := [metric for metric, function in getattr(task, "_metric_fn_list", {}).items() if function is None]:
-        raise UnusableData(
-            f"the lm-eval task {name} is scored by {unknown[0]!r}, which is code on the hub", "take one with lm-eval's own metrics"
-        )
+        raise UnusableData(f"the lm-eval task {name} is scored by {unknown[0]!r}, which is code on the hub", "take one with lm-eval's own metrics")
 
 
 def _remedy(error: BaseException, *, local: bool) -> str:

@@ -115,12 +115,7 @@ def _refusal(error: urllib.error.HTTPError, deadline: float) -> Answer:
         body = _read(error.code, _content(error, deadline)).body
     except (OSError, http.client.HTTPException, ValueError):
         body = {}
-    return Answer(
-        error.code,
-        body,
-        f"answers {error.code} {http.client.responses.get(error.code, '')}".strip(),
-        _wait(error.headers.get("Retry-After")),
-    )
+    return Answer(error.code, body, f"answers {error.code} {http.client.responses.get(error.code, '')}".strip(), _wait(error.headers.get("Retry-After")))
 
 
 def _wait(text: str | None) -> float | None:

@@ -65,9 +65,7 @@ class LocalModel:
             made = [self._by_library(prompt, limit, candidates) for prompt in prompts]
         elif candidates:
             logits = self._decoder(prompts).first(range(len(prompts))).log_softmax(-1)[:, self._ids_of(candidates)]
-            made = [
-                Reply(weights=tuple(row.tolist()), tokens_in=len(prompt), tokens_out=1) for row, prompt in zip(logits, prompts, strict=True)
-            ]
+            made = [Reply(weights=tuple(row.tolist()), tokens_in=len(prompt), tokens_out=1) for row, prompt in zip(logits, prompts, strict=True)]
         else:
             answers, _ = self._decoder(prompts).answers(range(len(prompts)), limit, self._ends())
             made = [

@@ -107,10 +107,7 @@ class Server:
             finally:
                 stop.set()  # also when whoever asked has gone away, or Ctrl-C
         if failed is not None:
-            raise JudgeUnavailable(
-                f"the judge's server {self._settings.server} {failed}",
-                "see to it, then go on where it stopped (temper resume); nothing that was judged is lost",
-            )
+            raise JudgeUnavailable(f"the judge's server {self._settings.server} {failed}", "see to it, then go on where it stopped (temper resume); nothing that was judged is lost")
 
     def _ask(self, request: Request, limit: int, candidates: Sequence[str], stop: Event) -> Reply | None:
         """One request, until there is an answer.
