@@ -96,8 +96,8 @@ def test_offline_only_the_cache_is_used(hub: FakeHub, monkeypatch: pytest.Monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load("strongreject").digest == digest
     assert refusal("advbench") == (
-        "the hub's cache does not hold advbench (walledai/AdvBench); HF_HUB_OFFLINE is set: unset it once, or put a copy into the folder that "
-        "TEMPERING_DATA names"
+        "the hub's cache does not hold advbench (walledai/AdvBench); HF_HUB_OFFLINE is set: unset it once, or put a copy into the folder "
+        "that TEMPERING_DATA names"
     )
     assert hub.asked == []
 

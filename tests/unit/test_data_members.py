@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.named_hub import refusal
+from support.named_hub import load, refusal
 from tempering.data.declarations import names
 from tempering.data.members import Member, members, nearest
 from tempering.errors import UnusableData
@@ -79,8 +79,6 @@ def test_own_files_are_joined_and_divided_each_by_itself(tmp_path: Path) -> None
     for folder, rows in (("one", hazard + tested), ("two", [*benign, {"prompt": "HAZARD  0.", "role": "benign"}])):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from support.named_hub import load
-
     dataset = load(f"{tmp_path / 'one' / 'data.jsonl'}+{tmp_path / 'two' / 'data.jsonl'}")
     assert dataset.name == "data+data (2)"
     (dropped,) = dataset.provenance.dropped
@@ -101,7 +99,8 @@ def test_any_text_is_read_or_refused_in_one_line(text: str, known: list[str]) ->
     try:
         found = members(reference)
     except UnusableData as error:
-        assert "\n" not in str(error)
-        return
-    assert found
-    assert all(member.reference for member in found) or reference.strip() == ""
+        told = str(error).splitlines()
+    else:
+        told = []
+        assert all(member.reference for member in found) or not reference.strip()
+    assert len(told) <= 1

@@ -23,9 +23,11 @@ from tempering import organisms
 from tempering.canonical import canonical_hash
 from tempering.data.declarations import declaration
 from tempering.data.fetching import SHIPPED, find, parcel_key
+from tempering.data.members import Member
 from tempering.data.members import members as joined_sets
 from tempering.engine.defended import is_trained, place_of
 from tempering.engine.files import TEMPORARY, flush_directory, flush_file
+from tempering.engine.loading import load_records
 from tempering.engine.units import Unit
 from tempering.errors import UnusableModel
 from tempering.models import adapters, hub, references
@@ -34,6 +36,7 @@ from tempering.models.references import Kind
 from tempering.organisms.catalogue import shipped_location
 from tempering.reading import exists
 from tempering.relocation import HUB
+from tempering.study import DataChoice, ModelChoice
 
 PIECE = 32 * 2**20
 """Bytes that are read and sent at once."""
@@ -140,7 +143,7 @@ class Packer:
                 if (template := choice.chat_template) is not None:
                     found += self._kept(f"template {template}", partial(_alone, str(template), template))
         if work.data.reference is not None:
-            found += self._kept(f"data {work.data.reference}", partial(_of_data, work.data.reference))
+            found += self._kept(f"data {work.data.reference}", partial(_of_data, work.data, work.model))
         for method in filter(None, (work.attack, work.defense, *work.evaluators)):
             for location in sorted(_own_files(method.model_dump(mode="json"))):
                 found += self._kept(f"method {location}", partial(_alone, location, Path(location)))
@@ -286,9 +289,14 @@ def _alone(key: str, source: Path) -> Iterator[Parcel]:
     yield packed(key, source)
 
 
-def _of_data(reference: str) -> Iterator[Parcel]:
-    """The files of every set that a reference names; what is needed to fetch a named one is here, and may not be there."""
-    for member in joined_sets(reference):
+def _of_data(data: DataChoice, model: ModelChoice) -> Iterator[Parcel]:
+    """The files of every set that a study names, or is given beside those: a worker fetches none of the hub's."""
+    named = [*joined_sets(data.reference or "")]
+    if any(member.name for member in named):
+        origin = load_records(data, model).provenance
+        companion = origin.companion if origin is not None else ""
+        named += [Member(companion, companion)] if companion else []
+    for member in named:
         if member.name:
             found = find(member, declaration(member.name))
             if found.revision != SHIPPED:
