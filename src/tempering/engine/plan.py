@@ -199,7 +199,7 @@ def _plan_model(
     accepted.sort(key=lambda entry: entry[1]["flops"])
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
-    planned = _describe(target, reference, records.name, memory, device)
+    planned = _describe(target, reference, records, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
@@ -324,7 +324,7 @@ def _reference_work(reference: ModelChoice | None, shared: dict[str, Any], *, di
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int, device: str) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: Dataset, memory: int, device: str) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
@@ -335,9 +335,10 @@ def _describe(target: Target, reference: ModelChoice | None, data: str, memory: 
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         unguarded=reference.reference if reference else "",
-        data=data,
+        data=data.name,
         revision=target.revision,
         hardening_bytes=memory,
+        provenance=data.provenance,
     )
 
 

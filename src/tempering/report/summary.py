@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
 from tempering.plain_text import escaped
+from tempering.report.data_sources import provenance_of
 from tempering.report.formatting import CURRENCIES, Price
 from tempering.report.rows import PriceRow, SearchCost, price_rows
 from tempering.report.summary_defenses import compared, finite
@@ -93,11 +94,12 @@ def make_summary(
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         cheapest=_cheapest(assessment.cheapest),
         pricing=pricing(study),
+        data=provenance_of(targets),
         environment=json_values(dict(environment or {})),
         spent=SpentPart(wall_s=finite(spent.get("wall_s", 0.0)) or 0.0, flops=finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
-    for optional in ("models", "defenses", "defenses_not_tried"):
+    for optional in ("models", "defenses", "defenses_not_tried", "data"):
         if not document[optional]:
             del document[optional]
     for attack in document["attacks"]:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from tempering.data.provenance import Provenance
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -266,5 +268,8 @@ class Summary(_Part):
     defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
     cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
     pricing: PricingPart
+    data: Provenance | None = Field(
+        default=None, description="there only where sets were named or joined: where the prompts come from, and which were left out"
+    )
     environment: dict[str, JsonValue]
     spent: SpentPart
