@@ -40,7 +40,7 @@ def export(
         directory: the run directory.
         out: folder for the files: absent, empty, or an earlier export, which is replaced as a whole.
         format: ``parquet``, or ``csv``.
-        tau: another threshold than the study's, in (0, 1].
+        tau: another threshold than the study's, from 0.001 to 1.
         epsilon: another share of utility than the study's, in [0, 1).
         accelerator: another accelerator than the study's.
         price_book: another price book than the study's.

@@ -10,7 +10,8 @@ from tempering.attacks.identity_shift import AFFIRMATION, PREFIX, SYSTEM, WRITTE
 from tempering.data.asking import PLAIN, Asking, as_asked, composed
 from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.records import AttackerView, Example
-from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, respond
+from tempering.evaluators._generation import respond
+from tempering.evaluators._lengths import MARGIN, UNKNOWN_LENGTH
 from tempering.models import Target
 from tempering.study import Budget, ProbeSettings
 from tempering.threat_model import Need

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tempering import organisms
+from tempering import organisms, registry
 from tempering.data.importers import load_dataset
-from tempering.data.records import Dataset, Role
+from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.models import Target, load
-from tempering.study import DataChoice, ModelChoice
+from tempering.study import DataChoice, MethodChoice, ModelChoice, Study
+
+UTILITY = "utility"
+"""The measurement, and Tempering's own evaluator that gives it from benign prompts."""
 
 
 def load_model(choice: ModelChoice) -> Target:
@@ -57,6 +60,41 @@ def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
     if organisms.is_organism(model.reference):
         return organisms.world_dataset(organisms.parse_reference(model.reference).size)
     raise InvalidStudy(f"no data to audit {model.reference} with", "name a JSONL file, a folder or a saved dataset with --data")
+
+
+def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Division]:
+    """The dataset that a study audits a model with, and its parts.
+
+    Raises:
+        InvalidStudy, UnknownName, UnusableData: as :func:`load_records`, :func:`restrict` and :func:`refuse_unmeasurable` do, and where it
+            cannot be divided.
+    """
+    records = load_records(study.data, model)
+    division = restrict(records, study.data.domains).divide(study.data.seed)
+    refuse_unmeasurable(records.name, division, study.probes.evaluators)
+    return records, division
+
+
+def refuse_unmeasurable(name: str, division: Division, evaluators: tuple[MethodChoice, ...]) -> None:
+    """Refuse data that utility cannot be measured on: without it no probe tells a break from a ruin, and no attack has an outcome.
+
+    Args:
+        name: of the dataset.
+        division: its parts.
+        evaluators: of the study; one beside Tempering's own ``utility`` may measure utility without benign prompts.
+
+    Raises:
+        UnusableData: the evaluator's part has no benign prompts, and nothing else measures utility.
+    """
+    if division.evaluator_view().benign:
+        return
+    others = (choice.name for choice in evaluators if choice.name != UTILITY)
+    if any(UTILITY in registry.get("evaluators", other).measures for other in others):
+        return
+    raise UnusableData(
+        f"{name} has no benign prompts to test with, so that nobody can tell what an attack leaves of the model's utility",
+        'add rows with "role": "benign" about at least two entities, or give some the part "evaluator"',
+    )
 
 
 def restrict(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:

@@ -10,18 +10,17 @@ from typing import Any
 from tempering.data.records import AttackerView, Dataset, Division
 from tempering.defenses._contract import missing
 from tempering.engine.contenders import Contender, Defender, accept, contender_of, defender_of, distinct, why_unsearched
-from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
+from tempering.engine.loading import base_choice, divide_for_audit, load_base, load_model, unguarded_choice
 from tempering.engine.placement import on_host
-from tempering.engine.resolving import resolve, resolve_evaluators
+from tempering.engine.resolving import resolve, resolve_evaluators, resolve_judges
 from tempering.engine.search_space import PlannedSearch
-from tempering.engine.trainability import declare
-from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
+from tempering.engine.trainability import lesson_spend
+from tempering.engine.units import Estimate, Plan, PlannedTarget, Skipped, Unit, Work
 from tempering.errors import InvalidStudy, TemperingError
 from tempering.models import Target
 from tempering.models.loading import device_type
 from tempering.study import ModelChoice, Study, Threshold
 from tempering.threat_model import OWN_DATA, Need, ThreatModel
-from tempering.training import estimate
 from tempering.training.memory import estimate_memory
 
 __all__ = ["Plan", "Skipped", "make_plan", "resolve", "resolve_evaluators"]
@@ -85,8 +84,10 @@ def make_plan(study: Study, *, divided: bool = False) -> Plan:
     """
     contenders = distinct(contender_of(choice, searched=study.search is not None) for choice in study.attacks)
     defenders = distinct(defender_of(choice) for choice in study.defenses)
-    evaluators = resolve_evaluators(study.probes.evaluators)
-    models = [_plan_model(study, choice, contenders, defenders, evaluators, divided=divided) for choice in study.models]
+    judges, judging_bytes = resolve_judges(study.probes.judges)
+    examined = {"probes": study.probes, "evaluators": resolve_evaluators(study.probes.evaluators), "judges": judges}
+    models = [_plan_model(study, choice, contenders, defenders, examined, divided=divided) for choice in study.models]
+    models = [replace(model, target=model.target.model_copy(update={"judging_bytes": judging_bytes})) for model in models]
     _refuse_twins([model.target for model in models])
     skipped = tuple(entry for model in models for entry in model.skipped)
     if not any(planned.work.kind == "attack" for model in models for planned in model.works):
@@ -122,20 +123,19 @@ def _plan_model(
     choice: ModelChoice,
     contenders: list[Contender],
     defenders: list[Defender],
-    evaluators: tuple[ResolvedMethod, ...],
+    examined: dict[str, Any],
     *,
     divided: bool,
 ) -> _PlannedModel:
-    records = load_records(study.data, choice)
-    division = restrict(records, study.data.domains).divide(study.data.seed)
+    records, division = divide_for_audit(study, choice)
     view = division.attacker_view()
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
     device = device_type(choice.device) if divided else target.device.type
-    shared = _shared(study, choice, target, records, evaluators, device)
+    shared = {**_shared(study, choice, target, records, device), **examined}
     accepted, skipped = accept(study, contenders, target, view, choice.reference)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
-    lesson = _lesson(study, target, division)
+    lesson = lesson_spend(study.trainability, target, division)
     planned = _describe(target, reference, records.name, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
@@ -155,10 +155,8 @@ def _plan_model(
     return _PlannedModel(planned, tuple(hardenings), groups, unguarded, (*skipped, *refused))
 
 
-def _shared(
-    study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...], device: str
-) -> dict[str, Any]:
-    """What all works on a model have in common."""
+def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset, device: str) -> dict[str, Any]:
+    """What all works on a model have in common, but for how it is examined."""
     return {
         "model": choice,
         "model_digest": target.digest,
@@ -167,8 +165,6 @@ def _shared(
         "data": study.data,
         "data_digest": records.digest,
         "budget": study.budget,
-        "probes": study.probes,
-        "evaluators": evaluators,
     }
 
 
@@ -212,18 +208,9 @@ def _defended(hardening: Work) -> dict[str, Any]:
     return {name: getattr(hardening, name) for name in names}
 
 
-def _lesson(study: Study, target: Target, division: Division) -> dict[str, float] | None:
-    """What an honest user's fine-tuning is expected to use; ``None`` where the study does not ask or the data have nothing new."""
-    if study.trainability is None:
-        return None
-    supplements = division.supplements()
-    if not supplements.novel_train or not supplements.novel_test:
-        return None
-    return estimate(target, declare(study.trainability, supplements.novel_train, seed=0)).as_row()
-
-
 def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:
-    return Work(kind="novel", trainability=study.trainability, supplements_digest=division.supplements().digest, **shared)
+    beside = {"supplements_digest": division.supplements().digest, "judges": ()}  # no hazard prompt is put, so that nobody judges one
+    return Work(kind="novel", trainability=study.trainability, **{**shared, **beside})
 
 
 def _attack_work(

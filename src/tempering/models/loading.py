@@ -35,6 +35,40 @@ class _Loaded:
     revision: str | None
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A model that is asked and not attacked, with or without a chat template.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        digest: SHA-256 over names, shapes, dtypes and bytes of all weights, and the architecture; the chat template is left out.
+        revision: commit of a model from the hub.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+    revision: str | None
+
+
+def load_plain(reference: str, *, dtype: str | None = None, device: str | None = None) -> Plain:
+    """Load a model that need not be made for chats, by the references that :func:`load` takes. No code of its own is run.
+
+    Raises:
+        UnusableModel: whatever is wrong with the model, in one line that says what to do.
+        UnknownName: an organism or a dtype that does not exist.
+    """
+    options = Options(_dtype(dtype), False)
+    place = _device(device)
+    loaded = _load(reference, options, trail=())
+    _check_vocabulary(loaded.model, loaded.tokenizer, reference)
+    model = _move(loaded.model, place, reference)
+    model.eval()
+    _check_causal(model, reference)
+    return Plain(model, loaded.tokenizer, target_digest(model, ""), loaded.revision)
+
+
 def load(
     reference: str,
     *,

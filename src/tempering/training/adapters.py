@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model
@@ -35,7 +36,9 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by the name of before
+        return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
 
 
 def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
