@@ -17,9 +17,10 @@ from tempering.engine.search_space import PlannedSearch
 from tempering.engine.trainability import lesson_spend
 from tempering.engine.units import Estimate, Plan, PlannedTarget, Skipped, Unit, Work
 from tempering.errors import InvalidStudy, TemperingError
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.loading import device_type
-from tempering.study import ModelChoice, Study, Threshold
+from tempering.study import Study, Threshold
 from tempering.threat_model import OWN_DATA, Need, ThreatModel
 from tempering.training.memory import estimate_memory
 
@@ -133,7 +134,7 @@ def _plan_model(
     reference = unguarded_choice(choice)
     device = device_type(choice.device) if divided else target.device.type
     shared = {**_shared(study, choice, target, records, device), **examined}
-    accepted, skipped = accept(study, contenders, target, view, choice.reference)
+    accepted, skipped = accept(study, contenders, target, view, choice.title)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
     planned = _describe(target, reference, records.name, memory, device)
@@ -263,6 +264,7 @@ def _describe(target: Target, reference: ModelChoice | None, data: str, memory: 
         unguarded=reference.reference if reference else "",
         data=data,
         revision=target.revision,
+        system=target.chat.system,
         hardening_bytes=memory,
     )
 
@@ -284,9 +286,9 @@ def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
 
 def _refuse_twins(targets: list[PlannedTarget]) -> None:
     """Two names of one model would share their units, and a table could not tell them apart."""
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[tuple[str, str, str, str | None], str] = {}
     for target in targets:
-        key = (target.digest, target.dtype, target.device)
+        key = (target.digest, target.dtype, target.device, target.system)
         if key in seen:
             raise InvalidStudy(f"the models {seen[key]} and {target.reference} are the same, weight for weight", "name it once")
         seen[key] = target.reference
