@@ -83,6 +83,7 @@ def audit(
     workers: int | None = None,
     executor: str | ExecutorChoice = "local",
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Price one model: run the attacks against it, and say what the cheapest break costs.
@@ -110,6 +111,7 @@ def audit(
         workers: workers at work at once; chosen by cores and memory unless told.
         executor: where units are computed: ``"local"``, ``"ray"``, ``"slurm"``, or what :func:`executor_choice` makes of more than a name.
         allow_code: run the files of Python that are named as ``path.py:Class``.
+        track: trackers that are told how the run goes: ``wandb``, ``mlflow``, ``trackio``; see docs/trackers.md for what they are told.
         on_event: is told of everything that happens.
 
     Returns:
@@ -140,7 +142,7 @@ def audit(
         price_book=price_book,
         allow_code=allow_code,
     )
-    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, on_event=on_event)
+    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def check_base(

@@ -63,6 +63,7 @@ TogetherOption = Annotated[
     int | None,
     option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", PLACE, min=1),
 ]
+TrackOption = Annotated[list[str] | None, option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN)]
 DevicesOption = Annotated[
     int,
     option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", PLACE, min=1),
