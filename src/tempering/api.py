@@ -78,6 +78,7 @@ def audit(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    judges: str | Iterable[str | dict[str, Any]] = "text",
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
@@ -106,6 +107,8 @@ def audit(
         chat_template: a file with a Jinja chat template, for a model that comes without.
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role in a probe, at most.
+        judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
+            set apart by ``+`` or in a list. The first decides; the others are recorded beside it, with how far they agree.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
         workers: workers at work at once; chosen by cores and memory unless told.
@@ -138,6 +141,7 @@ def audit(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         prompts=prompts,
+        judges=judges,
         accelerator=accelerator,
         price_book=price_book,
         allow_code=allow_code,

@@ -87,6 +87,10 @@ KeepWeightsOption = Annotated[bool, option("--keep-weights", "", "Keep the weigh
 KeepCompletionsOption = Annotated[bool, option("--keep-completions", "", "Keep what attacked models say in DIR/kept, marked.", CONSENT)]
 CodeOption = Annotated[bool, option("--allow-code", "", "Run files of Python that are named as path.py:Class.", CONSENT)]
 PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", ASKED, default=True)]
+JudgesOption = Annotated[
+    list[str] | None,
+    option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
+]
 BudgetOption = Annotated[
     str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)
 ]

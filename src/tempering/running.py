@@ -228,6 +228,8 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
         for kind, choices in (("attacks", study.attacks), ("defenses", study.defenses), ("evaluators", study.probes.evaluators)):
             for choice in choices:
                 registry.create(kind, choice.name, choice.config)
+        for judge in study.probes.judges:
+            registry.create("judges", judge.name, judge.config)
     load_price_book(study.price_book).accelerator(study.accelerator)
     for model in study.models:
         for named in (model, unguarded_choice(model)):

@@ -12,7 +12,7 @@ from tempering.attacks._fine_tuning import FineTuningSettings, drawn
 from tempering.data.asking import Asking
 from tempering.data.members import Member
 from tempering.data.named import load_named
-from tempering.data.records import AttackerView, Example, Role
+from tempering.data.records import AttackerView, Example
 from tempering.models import Target
 from tempering.settings import Choices, Range
 from tempering.study import Budget

@@ -80,7 +80,7 @@ class LoadedModel(ModelAPI):  # type: ignore[misc]
         input: list[ChatMessage],
         tools: list[ToolInfo],
         tool_choice: ToolChoice,
-        config: GenerateConfig,  # noqa: A002
+        config: GenerateConfig,
     ) -> ModelOutput:
         """Answer a conversation.
 
