@@ -39,6 +39,7 @@ __all__ = [
     "build_organism",
     "check_base",
     "executor_choice",
+    "list_data",
     "list_methods",
     "list_models",
     "make_report",
@@ -83,6 +84,7 @@ def audit(
     workers: int | None = None,
     executor: str | ExecutorChoice = "local",
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Price one model: run the attacks against it, and say what the cheapest break costs.
@@ -112,6 +114,7 @@ def audit(
         workers: workers at work at once; chosen by cores and memory unless told.
         executor: where units are computed: ``"local"``, ``"ray"``, ``"slurm"``, or what :func:`executor_choice` makes of more than a name.
         allow_code: run the files of Python that are named as ``path.py:Class``.
+        track: trackers that are told how the run goes: ``wandb``, ``mlflow``, ``trackio``; see docs/trackers.md for what they are told.
         on_event: is told of everything that happens.
 
     Returns:
@@ -143,7 +146,7 @@ def audit(
         price_book=price_book,
         allow_code=allow_code,
     )
-    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, on_event=on_event)
+    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def check_base(
@@ -225,3 +228,10 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in all_usable(kind)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Every data set that can be named, as JSON values: ``name, rows, summary, licence, use, gated, hub``. No network is asked."""
+    from tempering.data.declarations import cards
+
+    return cards()

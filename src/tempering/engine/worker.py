@@ -36,10 +36,10 @@ from tempering.engine.units import Unit, Work
 from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableData, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.judges._panel import panel_of
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sharding import sharded
-from tempering.study import ModelChoice
 from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
@@ -263,7 +263,8 @@ class Worker:
         if key not in self._scales:
 
             def scores(target: Target) -> dict[str, float]:
-                return _examine_untouched(Subject(target.model, target.chat, asked, work.probes, costly=False), evaluators, target.reference)
+                subject = Subject(target.model, target.chat, asked, work.probes, costly=False)
+                return _examine_untouched(subject, evaluators, target.reference)
 
             own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
