@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from support.comparison_specimen import with_every_table
-from support.html_page import read_page
 from support.report_specimen import specimen
 from tempering.economics.judged import judges_of
 from tempering.report.judges_section import judges_section
@@ -56,7 +55,6 @@ def test_the_page_shows_them(made, tmp_path: Path) -> None:
     page = made.write(tmp_path).read_text(encoding="utf-8")
     assert "Who judged, and do judges agree?" in page
     assert "Han et al. 2024 (WildGuard)" in page
-    read_page(page)
 
 
 def test_probes_that_only_glanced_count_for_no_agreement() -> None:
