@@ -12,7 +12,8 @@ from tempering.data.chat import IGNORED, ChatFormat
 from tempering.data.members import Member
 from tempering.data.named import load_named
 from tempering.data.records import AttackerView, Example
-from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, respond
+from tempering.evaluators._generation import respond
+from tempering.evaluators._lengths import MARGIN, UNKNOWN_LENGTH
 from tempering.models import Target
 from tempering.study import Budget, ProbeSettings
 from tempering.threat_model import Need
