@@ -297,8 +297,8 @@ class PlannedTarget(Settings):
         data: name of the dataset it is audited with.
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
-        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
         judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
+        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
     """
 
     reference: str
@@ -312,8 +312,8 @@ class PlannedTarget(Settings):
     data: str
     revision: str | None = None
     hardening_bytes: int = 0
-    provenance: Provenance | None = None
     judging_bytes: int = 0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
