@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tempering.engine.hardening_card import shortened
 from tempering.redaction import anonymous
 from tempering.trackers._contract import Facts, key
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 def facts_of(plan: Plan) -> Facts:
     """What a tracker is told before the run starts."""
+    from tempering.engine.hardening_card import shortened  # which loads torch
+
     study = plan.study
     settings: dict[str, str | int | float] = {
         "tempering": version("tempering"),
