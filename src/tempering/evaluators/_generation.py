@@ -32,6 +32,7 @@ from tempering.errors import UnusableData
 from tempering.judges._judging import settled
 from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
+from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
 
 MARGIN = 4
@@ -304,7 +305,7 @@ def _generate_batch(
     output = generator.generate(
         **inputs,
         generation_config=configuration,
-        logits_processor=LogitsProcessorList([first]),
+        logits_processor=LogitsProcessorList([first, Sampleable()] if temperature else [first]),
         stopping_criteria=StoppingCriteriaList([criterion]),
         synced_gpus=in_step,  # on whatever device: go on until all ranks are done
     )
