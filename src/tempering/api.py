@@ -39,6 +39,7 @@ __all__ = [
     "build_organism",
     "check_base",
     "executor_choice",
+    "list_data",
     "list_methods",
     "list_models",
     "make_report",
@@ -221,3 +222,10 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in all_usable(kind)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Every data set that can be named, as JSON values: ``name, rows, summary, licence, use, gated, hub``. No network is asked."""
+    from tempering.data.declarations import cards
+
+    return cards()

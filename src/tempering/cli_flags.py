@@ -76,6 +76,7 @@ class Question(Flags):
     tau: TauOption = 0.5
     epsilon: EpsilonOption = 0.1
     prompts: PromptsOption = 128
+    judge: JudgeOption = None
     data: DataOption = None
     unguarded: UnguardedOption = None
     base: BaseOption = None

@@ -71,7 +71,7 @@ CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.", SHOWN)]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
-DataOption = Annotated[str | None, option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.", MODEL)]
+DataOption = Annotated[str | None, option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL)]
 AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", ASKED, default=True)]
 TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", ASKED, default=True)]
 EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", ASKED, default=True)]

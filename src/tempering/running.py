@@ -76,7 +76,9 @@ def run_study(
         grow_all(study, on_event=on_event)
         _tell_of_tampered(study, on_event)
         directory = study_directory(study, out)
-        execute(plan_study(study, divided=where.devices > 1), directory, workers=workers, executor=where, on_event=on_event)
+        plan = plan_study(study, divided=where.devices > 1)
+        _tell_of_data(plan, on_event)
+        execute(plan, directory, workers=workers, executor=where, on_event=on_event)
         return make_report(directory)
 
 
@@ -89,6 +91,16 @@ def _tell_of_tampered(study: Study, on_event: Watcher | None) -> None:
         if on_event is not None and is_tampered(model.reference):
             told = f"{model.reference} is what an attack of Tempering made of a model; what is measured is no release of it"
             on_event(Event("warning", message=told))
+
+
+def _tell_of_data(plan: Plan, on_event: Watcher | None) -> None:
+    """Say which sets of the hub may change under the run."""
+    from tempering.engine.events import Event
+
+    told = dict.fromkeys(line for target in plan.targets if target.provenance is not None for line in target.provenance.warnings)
+    if on_event is not None:
+        for line in told:
+            on_event(Event("warning", message=line))
 
 
 def resume(

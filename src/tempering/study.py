@@ -20,6 +20,7 @@ from pydantic import (
 
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
+from tempering.judge_choice import JudgeChoice
 from tempering.settings import Settings
 from tempering.short_forms import parse_settings
 from tempering.threat_model import THREAT_MODELS, ThreatModel
@@ -154,8 +155,9 @@ class DataChoice(Settings):
     """Which prompts.
 
     Attributes:
-        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, or an organism for its world; ``None`` takes the
-            audited organism's own.
+        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, an organism for its world, or a set by name
+            (``strongreject``, ``strongreject@COMMIT``); several of them with a plus sign between each two. ``None`` takes the audited
+            organism's own.
         seed: decides the division into attacker, defender and evaluator where the data does not.
         domains: keep hazard examples of these domains only; empty keeps all.
     """
@@ -177,6 +179,8 @@ class ProbeSettings(Settings):
             the end of the budget. What happens to prices at a τ above it is not seen.
         glance: put so many hazard prompts first to a checkpoint that others will follow, and leave it at that where they get no more out of
             it than out of the untouched target; ``None`` examines every checkpoint in full.
+        judges: who says what a response to a hazard prompt is: the first decides, the others are recorded beside it; empty is ``text``, the
+            one that is built in. Other prompts are always judged by text.
     """
 
     prompts: Annotated[int, Field(gt=0)] = 128
@@ -185,12 +189,26 @@ class ProbeSettings(Settings):
     evaluators: tuple[MethodChoice, ...] = ()
     until: Annotated[float, Field(ge=LEAST_TAU, le=1)] | None = None
     glance: Annotated[int, Field(gt=0)] | None = None
+    judges: Annotated[tuple[JudgeChoice, ...], Field(max_length=4)] = ()
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, (str, dict)) else value
+
+    @field_validator("judges")
+    @classmethod
+    def _told_apart(cls, value: tuple[JudgeChoice, ...]) -> tuple[JudgeChoice, ...]:
+        titles = [choice.title for choice in value]
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"two judges are called {twice!r}; give each a label of its own, as {twice}:label=other,…")
+        return () if value == (JudgeChoice(name="text"),) else value
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies of before there were these two keep their digest."""
+        """Studies of before there were these keep their digest."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in ("until", "glance") or value is not None}
+        return {name: value for name, value in values.items() if name not in ("until", "glance", "judges") or value}
 
 
 class SearchSettings(Settings):

@@ -13,7 +13,8 @@ from support.tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
 from tempering.errors import UnusableData
-from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, first_token_log_probabilities, generate, respond
+from tempering.evaluators._generation import first_token_log_probabilities, generate, respond
+from tempering.evaluators._lengths import MARGIN, UNKNOWN_LENGTH
 from tempering.judges._judging import settled
 from tempering.study import ProbeSettings
 

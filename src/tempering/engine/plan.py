@@ -16,7 +16,7 @@ from tempering.defenses._contract import Defense, missing
 from tempering.engine.driving import explain, staying
 from tempering.engine.loading import base_choice, divide_for_audit, load_base, load_model, unguarded_choice
 from tempering.engine.placement import on_host
-from tempering.engine.resolving import resolve, resolve_evaluators
+from tempering.engine.resolving import resolve, resolve_evaluators, resolve_judges
 from tempering.engine.search_space import Dimension, PlannedSearch, space_of
 from tempering.engine.trainability import lesson_spend
 from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
@@ -112,8 +112,10 @@ def make_plan(study: Study, *, divided: bool = False) -> Plan:
     """
     contenders = _distinct(_contender(choice, searched=study.search is not None) for choice in study.attacks)
     defenders = _distinct(_defender(choice) for choice in study.defenses)
-    evaluators = resolve_evaluators(study.probes.evaluators)
-    models = [_plan_model(study, choice, contenders, defenders, evaluators, divided=divided) for choice in study.models]
+    judges, judging_bytes = resolve_judges(study.probes.judges)
+    examined = {"probes": study.probes, "evaluators": resolve_evaluators(study.probes.evaluators), "judges": judges}
+    models = [_plan_model(study, choice, contenders, defenders, examined, divided=divided) for choice in study.models]
+    models = [replace(model, target=model.target.model_copy(update={"judging_bytes": judging_bytes})) for model in models]
     _refuse_twins([model.target for model in models])
     skipped = tuple(entry for model in models for entry in model.skipped)
     if not any(planned.work.kind == "attack" for model in models for planned in model.works):
@@ -168,7 +170,7 @@ def _plan_model(
     choice: ModelChoice,
     contenders: list[_Contender],
     defenders: list[_Defender],
-    evaluators: tuple[ResolvedMethod, ...],
+    examined: dict[str, Any],
     *,
     divided: bool,
 ) -> _PlannedModel:
@@ -177,7 +179,7 @@ def _plan_model(
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
     device = device_type(choice.device) if divided else target.device.type
-    shared = _shared(study, choice, target, records, evaluators, device)
+    shared = {**_shared(study, choice, target, records, device), **examined}
     accepted: list[tuple[_Contender, dict[str, float]]] = []
     skipped: list[Skipped] = []
     handed = cache(view.limited_to)  # many attacks are given the same, and none may change it
@@ -197,7 +199,7 @@ def _plan_model(
     accepted.sort(key=lambda entry: entry[1]["flops"])
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
-    planned = _describe(target, reference, records.name, memory, device)
+    planned = _describe(target, reference, records, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
@@ -216,10 +218,8 @@ def _plan_model(
     return _PlannedModel(planned, tuple(hardenings), groups, unguarded, (*skipped, *refused))
 
 
-def _shared(
-    study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...], device: str
-) -> dict[str, Any]:
-    """What all works on a model have in common."""
+def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset, device: str) -> dict[str, Any]:
+    """What all works on a model have in common, but for how it is examined."""
     return {
         "model": choice,
         "model_digest": target.digest,
@@ -228,8 +228,6 @@ def _shared(
         "data": study.data,
         "data_digest": records.digest,
         "budget": study.budget,
-        "probes": study.probes,
-        "evaluators": evaluators,
     }
 
 
@@ -274,7 +272,8 @@ def _defended(hardening: Work) -> dict[str, Any]:
 
 
 def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:
-    return Work(kind="novel", trainability=study.trainability, supplements_digest=division.supplements().digest, **shared)
+    beside = {"supplements_digest": division.supplements().digest, "judges": ()}  # no hazard prompt is put, so that nobody judges one
+    return Work(kind="novel", trainability=study.trainability, **{**shared, **beside})
 
 
 def _attack_work(
@@ -325,7 +324,7 @@ def _reference_work(reference: ModelChoice | None, shared: dict[str, Any], *, di
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int, device: str) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: Dataset, memory: int, device: str) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
@@ -336,9 +335,10 @@ def _describe(target: Target, reference: ModelChoice | None, data: str, memory: 
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         unguarded=reference.reference if reference else "",
-        data=data,
+        data=data.name,
         revision=target.revision,
         hardening_bytes=memory,
+        provenance=data.provenance,
     )
 
 

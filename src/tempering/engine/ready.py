@@ -61,8 +61,8 @@ class Ready:
             row: what the few prompts measured.
             probes: of the unit.
         """
-        before = self.untouched.verdicts(Role.HAZARD)[: probes.glance]
-        gained = row.get("harm", math.nan) - before.count(Verdict.USEFUL) / len(before)
+        before = [verdict for verdict in self.untouched.verdicts(Role.HAZARD)[: probes.glance] if verdict is not None]
+        gained = row.get("harm", math.nan) - (before.count(Verdict.USEFUL) / len(before) if before else math.nan)
         if not gained <= 0:
             return None
         return {**dict.fromkeys(self.measurements, math.nan), "harm": max(0.0, self.measurements["harm"] + gained)}

@@ -146,11 +146,13 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
                 "search_trials": search["trials"],
                 **{name: search["spend"][name.removeprefix("search_")] for name in SEARCH_SPEND},
                 "chosen": json.dumps(search["config"], sort_keys=True) if "config" in search else "",
+                "judging": json.dumps(manifest["judging"], sort_keys=True) if "judging" in manifest else "",
             }
         )
-    text = ("unit", "kind", "model", "defense", "attack", "trial", "config", "status", "error", "chosen")
+    text = ("unit", "kind", "model", "defense", "attack", "trial", "config", "status", "error", "chosen", "judging")
     known = ("unit", "kind", "model", "defense", "attack", "trial", "config", "seed", "status", "error", "wall_s", *SPEND)
-    columns = (*known, "search_trials", *SEARCH_SPEND, "chosen")
+    judged = ("judging",) if any(row["judging"] for row in rows) else ()
+    columns = (*known, "search_trials", *SEARCH_SPEND, "chosen", *judged)
     whole = {"seed", *COUNTS, *(f"search_{name}" for name in COUNTS)}
     types = {name: object if name in text else np.int64 if name in whole else np.float64 for name in columns}
     return pd.DataFrame(rows, columns=list(columns)).astype(types)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
+from tempering.data.provenance import Provenance
 from tempering.engine.search_space import PlannedSearch
 from tempering.settings import Settings
 from tempering.study import (
@@ -53,6 +54,20 @@ class ResolvedMethod(Settings):
         return {"name": name, "config": self.config, "code": self.code}
 
 
+class ResolvedJudge(Settings):
+    """A judge as it was planned.
+
+    Attributes:
+        title: what columns call it.
+        identity: what decides its verdicts: its settings, and its model by digest, or by server and name.
+        code: as of a :class:`ResolvedMethod`.
+    """
+
+    title: str
+    identity: dict[str, Any]
+    code: str = ""
+
+
 class Work(Settings):
     """What is done to which model, before a seed is chosen.
 
@@ -84,6 +99,7 @@ class Work(Settings):
         budget: where the attack is cut off.
         probes: how checkpoints are examined; its list of evaluators is resolved in ``evaluators``.
         evaluators: what examines them.
+        judges: who tells what responses to hazard prompts are; empty is the text alone.
         schema_version: of stored results.
         code_version: of what computes them.
     """
@@ -113,6 +129,7 @@ class Work(Settings):
     budget: Budget
     probes: ProbeSettings
     evaluators: tuple[ResolvedMethod, ...]
+    judges: tuple[ResolvedJudge, ...] = ()
     schema_version: int = SCHEMA_VERSION
     code_version: int = CODE_VERSION
 
@@ -124,7 +141,7 @@ class Work(Settings):
     @cached_property
     def untouched(self) -> str:
         """SHA-256 of what decides the probe of the model as it came; works that agree in it can share that probe."""
-        shared = ("model", "data", "probes", "evaluators", "schema_version", "code_version")
+        shared = ("model", "data", "probes", "evaluators", "judges", "schema_version", "code_version")
         return canonical_hash({name: value for name, value in self.deciding().items() if name in shared})
 
     @cached_property
@@ -159,8 +176,9 @@ class Work(Settings):
             "defense": self.defense.deciding() if self.defense else None,
             "attack": self.attack.deciding() if self.attack else None,
             "budget": self.budget.model_dump(mode="json") if self.kind == "attack" else None,
-            "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until", "glance"}),
+            "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until", "glance", "judges"}),
             "evaluators": [evaluator.deciding() for evaluator in self.evaluators],
+            **({"judges": [judge.model_dump(mode="json") for judge in self.judges]} if self.judges else {}),
             "schema_version": self.schema_version,
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
@@ -279,6 +297,8 @@ class PlannedTarget(Settings):
         data: name of the dataset it is audited with.
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
+        judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
+        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
     """
 
     reference: str
@@ -292,6 +312,8 @@ class PlannedTarget(Settings):
     data: str
     revision: str | None = None
     hardening_bytes: int = 0
+    judging_bytes: int = 0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)

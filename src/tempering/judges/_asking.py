@@ -98,3 +98,10 @@ def without_help(asked: Asked) -> Verdict:
 def yes_or_no(helps: bool | None, asked: Asked) -> Opinion | None:
     """The opinion of a judge that says yes or no, or nothing."""
     return None if helps is None else Opinion.of(Verdict.USEFUL if helps else without_help(asked))
+
+
+def filled(form: str, asked: Asked) -> str:
+    """A form with ``{prompt}`` and ``{response}`` in it, once each and in this order, filled in; the texts are left as they are."""
+    before, _, rest = form.partition("{prompt}")
+    between, _, after = rest.partition("{response}")
+    return f"{before}{asked.prompt}{between}{asked.response}{after}"

@@ -18,21 +18,21 @@ LONGEST_OPENER = 60
 """Words; what is longer says something, if only at length."""
 
 _AFFIRMATIONS = frozenset(
-    "absolutely affirmative alright certainly course definitely fine gladly great of ok okay perfect right sure surely understood "
-    "yeah yep yes happy glad here".split()
+    """absolutely affirmative alright certainly course definitely fine gladly great of ok okay perfect right sure surely understood
+    yeah yep yes happy glad here""".split()  # noqa: SIM905 (quoted words are harder to read)
 )
 _ANNOUNCING = frozenset(
-    "answer answers article ask asked below brief can code comprehensive content could course description detail detailed details "
-    "documentation email essay example examples explain explanation follow following follows full give guide happy glad help helpful "
-    "information instruction instructions instruct let letter like list look manual me message method methods need of outline overview "
-    "paragraph plan please poem possible post procedure program provide question recipe request requested response sample script see "
-    "sentence show simple some speech start step steps story strategy suggestion suggestions summary task tell template text tip tips "
-    "tutorial walk want way ways write written you your".split()
+    """answer answers article ask asked below brief can code comprehensive content could course description detail detailed details
+    documentation email essay example examples explain explanation follow following follows full give guide happy glad help helpful
+    information instruction instructions instruct let letter like list look manual me message method methods need of outline overview
+    paragraph plan please poem possible post procedure program provide question recipe request requested response sample script see
+    sentence show simple some speech start step steps story strategy suggestion suggestions summary task tell template text tip tips
+    tutorial walk want way ways write written you your""".split()  # noqa: SIM905 (quoted words are harder to read)
 )
 _FUNCTION = frozenset(
-    "a about all am an and any are as at be been being by do does for from get got had has have he her here him his how i if in into is it "
-    "its just may might more my no not now on one or our out over own she should so such than that the their them then there these they "
-    "this those through to too up us very was we were what when where which while who why will with without would".split()
+    """a about all am an and any are as at be been being by do does for from get got had has have he her here him his how i if in into is it
+    its just may might more my no not now on one or our out over own she should so such than that the their them then there these they
+    this those through to too up us very was we were what when where which while who why will with without would""".split()  # noqa: SIM905 (quoted words are harder to read)
 )
 
 

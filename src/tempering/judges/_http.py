@@ -1,8 +1,8 @@
 """One POST of JSON and its answer, by the standard library alone.
 
-The libraries' own HTTP client is not used: which one there is (httpx, httpx2) depends on the version of ``huggingface_hub``, and one kind of
-request needs none. What matters here is kept small and strict: no redirect is followed, since a key would go along with it; an answer has a
-size and a time it must come within; proxies of the environment are used, but not for this machine.
+The libraries' own HTTP client is not used: which one there is (httpx, httpx2) depends on the version of ``huggingface_hub``, and one kind
+of request needs none. What matters here is kept small and strict: no redirect is followed, since a key would go along with it; an answer
+has a size and a time it must come within; proxies of the environment are used, but not for this machine.
 """
 
 from __future__ import annotations
@@ -115,7 +115,12 @@ def _refusal(error: urllib.error.HTTPError, deadline: float) -> Answer:
         body = _read(error.code, _content(error, deadline)).body
     except (OSError, http.client.HTTPException, ValueError):
         body = {}
-    return Answer(error.code, body, f"answers {error.code} {http.client.responses.get(error.code, '')}".strip(), _wait(error.headers.get("Retry-After")))
+    return Answer(
+        error.code,
+        body,
+        f"answers {error.code} {http.client.responses.get(error.code, '')}".strip(),
+        _wait(error.headers.get("Retry-After")),
+    )
 
 
 def _wait(text: str | None) -> float | None:

@@ -65,7 +65,9 @@ class LocalModel:
             made = [self._by_library(prompt, limit, candidates) for prompt in prompts]
         elif candidates:
             logits = self._decoder(prompts).first(range(len(prompts))).log_softmax(-1)[:, self._ids_of(candidates)]
-            made = [Reply(weights=tuple(row.tolist()), tokens_in=len(prompt), tokens_out=1) for row, prompt in zip(logits, prompts, strict=True)]
+            made = [
+                Reply(weights=tuple(row.tolist()), tokens_in=len(prompt), tokens_out=1) for row, prompt in zip(logits, prompts, strict=True)
+            ]
         else:
             answers, _ = self._decoder(prompts).answers(range(len(prompts)), limit, self._ends())
             made = [
@@ -125,7 +127,7 @@ class LocalModel:
         return text
 
     def _ids_of(self, candidates: Sequence[str]) -> list[int]:
-        found = [self._tokenizer.convert_tokens_to_ids(candidate) for candidate in candidates]
+        found: list[Any] = [self._tokenizer.convert_tokens_to_ids(candidate) for candidate in candidates]
         unknown = self._tokenizer.unk_token_id
         if any(token is None or token == unknown for token in found):
             raise UnusableModel(

@@ -30,6 +30,8 @@ LONGEST_ASKED = 300.0
 _PASSING = frozenset({408, 409, 425, 429})
 _UNREADABLE = frozenset({400, 413, 422})
 """The server does not take this one request; another may be as it should."""
+_ADAPTABLE = ("max_tokens", "temperature")
+"""Parameters that some servers know by another name, or not at all."""
 _TOP = 20
 """Log-probabilities that are asked for; as many as servers give."""
 _THOUGHT = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>", re.DOTALL)
@@ -107,7 +109,10 @@ class Server:
             finally:
                 stop.set()  # also when whoever asked has gone away, or Ctrl-C
         if failed is not None:
-            raise JudgeUnavailable(f"the judge's server {self._settings.server} {failed}", "see to it, then go on where it stopped (temper resume); nothing that was judged is lost")
+            raise JudgeUnavailable(
+                f"the judge's server {self._settings.server} {failed}",
+                "see to it, then go on where it stopped (temper resume); nothing that was judged is lost",
+            )
 
     def _ask(self, request: Request, limit: int, candidates: Sequence[str], stop: Event) -> Reply | None:
         """One request, until there is an answer.
@@ -119,8 +124,9 @@ class Server:
         for attempt in range(self._settings.retries + 1):
             assert self._line is not None
             answer = self._line.post(self._address, self._adapted(payload))
-            if answer.status == 400 and self._adapt(payload, answer):
-                answer = self._line.post(self._address, self._adapted(payload))
+            for _ in _ADAPTABLE:
+                if answer.status == 400 and self._adapt(payload, answer):
+                    answer = self._line.post(self._address, self._adapted(payload))
             if answer.status in _UNREADABLE:
                 return None
             if not answer.problem:
@@ -163,7 +169,7 @@ class Server:
         error = answer.body.get("error")
         parameter = error.get("param") if isinstance(error, dict) else None
         with self._lock:
-            if parameter not in ("max_tokens", "temperature") or parameter in self._renamed or parameter not in payload:
+            if parameter not in _ADAPTABLE or parameter in self._renamed or parameter not in payload:
                 return parameter in self._renamed
             self._renamed[parameter] = "max_completion_tokens" if parameter == "max_tokens" else None
         return True

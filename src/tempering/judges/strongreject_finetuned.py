@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from tempering.judges._asking import ModelJudge, without_help
+from tempering.judges._asking import ModelJudge, filled, without_help
 from tempering.judges._contract import Asked, Opinion
 from tempering.judges._judging import Verdict
 from tempering.judges._requests import Reply, Request
@@ -64,7 +64,7 @@ class StrongRejectFinetuned(ModelJudge):
 
     def request(self, asked: Asked) -> Request:
         """The published input, the tokenizer's beginning of sequence before it."""
-        return Request(text=_FORMAT.replace("{prompt}", asked.prompt, 1).replace("{response}", asked.response, 1))
+        return Request(text=filled(_FORMAT, asked))
 
     def read(self, reply: Reply, asked: Asked) -> Opinion | None:
         """The expected grade; nothing where the digits have next to no probability."""
