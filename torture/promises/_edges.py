@@ -255,7 +255,7 @@ STUDIES: dict[str, Edge] = {
         short=_GRADIENT,
     ),
     "a budget of one": Edge(settings={"budget": dict.fromkeys(("steps", "examples", "tokens", "queries", "trials"), 1)}, short=()),
-    "a budget of nearly nothing": Edge(settings={"budget": {"flops": 1e-9}}, short=("full_finetune", "prefilling"), shown=True),
+    "a budget of nearly nothing": Edge(settings={"budget": {"flops": 1e-9}}, short=("full_finetune", "prefilling")),
     "the lowest bar": Edge(settings={"threshold": {"tau": 0.001, "epsilon": 0.0}}, short=("full_finetune",)),
     "the highest bar": Edge(settings={"threshold": {"tau": 1.0, "epsilon": 0.999}}, short=()),
     "enough is nearly nothing": Edge(settings={"probes": {"until": 0.001, "glance": 1}}, short=("full_finetune",)),

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,50 @@ AT_ONCE = 6
 
 Found = list[tuple[str, str]]
 """What was tried, and what was wrong with it."""
+Call = tuple[str, str, list[Any]]
+"""What is tried, the function of this module that tries it, and its arguments."""
 
 
 def attempt(long: bool, folder: Path, tally: Tally) -> None:
     """Tables, refusals, evaluators, attacks and defences, each at its edges; and what is shown of them."""
     folder.mkdir(exist_ok=True)
+    for calls in _calls(long, folder):
+        end = run(made_one_by_one, calls, patience=900)
+        if end.code:
+            tally.count(False, f"{calls[0][0]}: it ended with {end.code} {end.said}")
+        for tried, problem in end.result or ():
+            tally.count(not problem, f"{tried}: {problem}")
+
+
+def _calls(long: bool, folder: Path) -> Iterator[list[Call]]:
+    """What is to be made, in lists for one process each; the short form saves processes, which have to import so much."""
     edges = str(folder / "edges")
-    _count(tally, "tables", tables, str(folder), DRAWN if long else 8)
-    _count(tally, "refusals", refused, edges)
-    for model in ASKED if long else ASKED[:3]:
-        _count(tally, f"evaluators of what {model}", examined, model)
+    tabular: list[Call] = [("tables", "tables", [str(folder), DRAWN if long else 8]), ("refusals", "refused", [edges])]
+    examined: list[Call] = [(f"evaluators of what {model}", "examined", [model]) for model in (ASKED if long else ASKED[:3])]
+    studies: list[Call] = []
     for name, edge in STUDIES.items():
         attacks = _every_attack(edge) if long else edge.short
-        for start in range(0, len(attacks), AT_ONCE):
-            _count(tally, name, attacked, edges, name, attacks[start : start + AT_ONCE], long or edge.shown)
-    for name, edge in HARDENING.items():
-        for defense in _every_defense() if long else edge.short:
-            _count(tally, f"{defense}, {name}", hardened, edges, name, defense, long)
+        parts = [attacks[start : start + AT_ONCE] for start in range(0, len(attacks), AT_ONCE)]
+        studies += [(name, "attacked", [edges, name, part, long or edge.shown]) for part in parts]
+    hardenings: list[Call] = [
+        (f"{defense}, {name}", "hardened", [edges, name, defense, long])
+        for name, edge in HARDENING.items()
+        for defense in (_every_defense() if long else edge.short)
+    ]
+    if long:
+        yield from ([call] for call in (*tabular, *examined, *studies, *hardenings))
+    else:
+        yield from (tabular + examined, studies, hardenings)
 
 
-def _count(tally: Tally, what: str, body: Callable[..., Found], *arguments: Any) -> None:
-    """Count what a body found in a process of its own; that it could not end is a failure."""
-    end = run(body, *arguments, patience=600)
-    if end.code:
-        tally.count(False, f"{what}: it ended with {end.code} {end.said}")
-    for tried, problem in end.result or ():
-        tally.count(not problem, f"{what}: {tried}: {problem}")
+def made_one_by_one(calls: list[Call]) -> Found:
+    """Make every call; what it raises is what was wrong with it."""
+    found: Found = []
+    for what, name, arguments in calls:
+        made: Found = []
+        problem = _tried(lambda made=made, name=name, arguments=arguments: made.extend(globals()[name](*arguments)) or "")
+        found += [(f"{what}: {tried}", wrong) for tried, wrong in made] + ([(what, problem)] if problem else [])
+    return found
 
 
 def _every_attack(edge: Edge) -> tuple[str, ...]:
@@ -69,11 +87,11 @@ def tables(folder: str, count: int) -> Found:
     found: Found = []
     for number, name in enumerate(_edge_tables.KNOWN):
         found.append((name, _tried(_known, name)))
-        if number % 8 == 3 or count >= DRAWN:
+        if number == 1 or count >= DRAWN:
             found.append((f"{name}, shown", _tried(_written, *_edge_tables.known(name), str(Path(folder) / f"known {number}"))))
     for seed in range(count):
         found.append((f"drawn by {seed}", _tried(_drawn, seed)))
-        if seed % DRAWN_SHOWN == 1:
+        if seed % DRAWN_SHOWN == DRAWN_SHOWN - 1:
             found.append((f"drawn by {seed}, shown", _tried(_written, *_edge_tables.drawn(seed)[:2], str(Path(folder) / f"drawn {seed}"))))
     return found
 
