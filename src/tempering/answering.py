@@ -23,8 +23,9 @@ from tempering.data.records import Dataset, Example, Role
 from tempering.engine.files import make_directory, replace_file
 from tempering.engine.loading import load_model, load_records
 from tempering.errors import InvalidStudy, UnusableData
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
-from tempering.study import DataChoice, ModelChoice, ProbeSettings
+from tempering.study import DataChoice, ProbeSettings
 
 LONGEST_ANSWER = 96
 """New tokens of an answer, unless told."""

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     EVALUATORS = "evaluators"
+    JUDGES = "judges"
     MODELS = "models"
     DATA = "data"
 
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: JsonOption = False) -> None:
-    """List the attacks, defences, evaluators, embedded models, or the data sets that can be named."""
+    """List the attacks, defences, evaluators, judges, embedded models, or the data sets that can be named."""
     from tempering import api
 
     listed = {Kind.MODELS: api.list_models, Kind.DATA: api.list_data}

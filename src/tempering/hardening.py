@@ -29,9 +29,10 @@ from tempering.engine.hardening_measure import Measurement
 from tempering.engine.loading import load_records, unguarded_choice
 from tempering.errors import InvalidStudy
 from tempering.growing import Watcher, build_organism
+from tempering.model_choice import ModelChoice
 from tempering.models.references import resolve
 from tempering.settings import Settings
-from tempering.study import DataChoice, MethodChoice, ModelChoice
+from tempering.study import DataChoice, MethodChoice
 
 
 @dataclass(frozen=True)

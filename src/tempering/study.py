@@ -21,6 +21,7 @@ from pydantic import (
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
 from tempering.judge_choice import JudgeChoice
+from tempering.model_choice import ModelChoice, told_apart
 from tempering.settings import Settings
 from tempering.short_forms import parse_settings
 from tempering.threat_model import THREAT_MODELS, ThreatModel
@@ -122,33 +123,6 @@ def _chain(steps: list[Any]) -> dict[str, Any]:
     names = [step.get("label") or step.get("name", "?") if isinstance(step, dict) else step for step in steps]
     label = " + ".join(str(name) for name in names)
     return {"name": "chain", "config": {"steps": steps}, "label": label if len(label) <= 60 else label[:59] + "…"}
-
-
-class ModelChoice(Settings):
-    """A model to audit.
-
-    Attributes:
-        reference: ``organism:tiny``, a directory, ``hub-id@revision``, a GGUF file or a PEFT adapter.
-        unguarded: the same model without the safeguard, where one is known; harm 1.0 otherwise. Organisms know theirs.
-        base: the published model that this one was made from, for attackers who merge with it. Organisms know theirs.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; ``None`` keeps the checkpoint's own.
-        device: ``cpu``, ``cuda``, ``cuda:1``; ``None`` takes an accelerator where there is one.
-        chat_template: a file with a Jinja chat template, for models that come without.
-        trust_remote_code: run code that ships with the model. Off unless the user names this very model.
-    """
-
-    reference: str
-    unguarded: str | None = None
-    base: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    device: str | None = None
-    chat_template: Path | None = None
-    trust_remote_code: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_bare_reference(cls, value: object) -> object:
-        return {"reference": value} if isinstance(value, str) else value
 
 
 class DataChoice(Settings):
@@ -339,6 +313,12 @@ class Study(Settings):
             raise ValueError(f"{UNDEFENDED!r} is the undefended control, which is always there")
         if twice := next((title for title in titles if titles.count(title) > 1), None):
             raise ValueError(f"two defences are called {twice!r}; give each a label of its own")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _models_told_apart(cls, value: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
+        told_apart(value)
         return value
 
     @field_validator("seeds", mode="before")

@@ -54,8 +54,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {**_GROUPED},
     "gpt_neox": {},
     "olmo2": {**_GROUPED},
-    "gpt2": {"n_inner": 32},
 }
+"""transformers' ``model_type`` of each family, with what it needs beyond the common sizes."""
+
 MIXTURES: dict[str, dict[str, Any]] = {
     "mixtral": {**_GROUPED, "num_local_experts": 4},
     "qwen3_moe": {**_GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
@@ -72,7 +73,9 @@ MIXTURES: dict[str, dict[str, Any]] = {
 """Mixtures of experts: with the experts in one tensor, the other way round and with biases (GPT-OSS), beside a shared expert (Qwen 2)."""
 
 FAMILIES |= MIXTURES
-"""transformers' ``model_type`` of each family, with what it needs beyond the common sizes."""
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {"gpt2": {"n_inner": 32}}
+"""Families whose layers hold their weights the other way round, and learn positions; for the tests that are about that."""
 
 
 def tiny_tokenizer(vocabulary: Iterable[str] | None = None, template: str | None = TEMPLATE) -> PreTrainedTokenizerBase:
@@ -106,7 +109,7 @@ def tiny_model(
     """A random two-layer decoder of a family, 16 wide, in float32 and evaluation mode, with its tokenizer.
 
     Args:
-        family: a key of :data:`FAMILIES`.
+        family: a key of :data:`FAMILIES` or :data:`CONVOLUTIONS`.
         seed: decides the weights; the caller's random state is left as it was.
         vocabulary: the tokenizer's words.
         overrides: further fields of the family's configuration, such as ``num_hidden_layers=4``.
@@ -114,7 +117,7 @@ def tiny_model(
     tokenizer = tiny_tokenizer(vocabulary)
     settings = {
         **_COMMON,
-        **FAMILIES[family],
+        **(FAMILIES | CONVOLUTIONS)[family],
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

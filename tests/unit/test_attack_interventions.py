@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from support.planted_refusal import Planted, planted_refusal
-from support.tiny_models import FAMILIES, random_model, tiny_model
+from support.tiny_models import CONVOLUTIONS, FAMILIES, random_model, tiny_model
 from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._residuals import ablated, added, writers
 from tempering.models.structure import Structure
 
 IDS = torch.tensor([[2, 5, 12, 30, 41, 7, 6], [2, 5, 60, 33, 18, 3, 6]])
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", [*FAMILIES, *CONVOLUTIONS])
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from support.tiny_models import FAMILIES, MIXTURES, tiny_model, tiny_tokenizer
+from support.tiny_models import CONVOLUTIONS, FAMILIES, MIXTURES, tiny_model, tiny_tokenizer
 from tempering.errors import UnusableModel
 from tempering.models.outputs import written_biases, written_matrices
 from tempering.models.structure import Structure, norm_scale
+
+ALL = (*FAMILIES, *CONVOLUTIONS)
 
 PROMPT = torch.tensor([[2, 30, 31, 32, 33]])
 
@@ -14,11 +16,11 @@ LAST_NAMES = {
     "phi": ("self_attn.dense", "mlp.fc2", "model.final_layernorm"),
     "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
     "gpt2": ("attn.c_proj", "mlp.c_proj", "transformer.ln_f"),
-    **{family: ("self_attn.o_proj", "mlp", "model.norm") for family in MIXTURES},
+    **dict.fromkeys(MIXTURES, ("self_attn.o_proj", "mlp", "model.norm")),
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_parts_are_the_models_own_under_the_familys_names(family):
     model, _ = tiny_model(family, num_hidden_layers=3)
     structure = Structure.of(model)
@@ -35,7 +37,7 @@ def test_parts_are_the_models_own_under_the_familys_names(family):
     assert structure.position_embedding is (model.transformer.wpe if family == "gpt2" else None)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_the_outputs_found_are_all_that_blocks_write(family):
     """With every found output silenced, the residual stream leaves the last block as the embedding made it."""
     model, _ = tiny_model(family)
@@ -52,7 +54,7 @@ def test_the_outputs_found_are_all_that_blocks_write(family):
     assert torch.equal(seen["first"], seen["last"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_direction_projected_out_of_every_output_leaves_the_residual_stream(family):
     """The known use: orthogonalised outputs (norms allowed for) never write the direction again."""
     model, _ = tiny_model(family)
@@ -81,7 +83,7 @@ def test_a_direction_projected_out_of_every_output_leaves_the_residual_stream(fa
         assert (stream @ direction).abs().max() < 1e-5 * stream.norm(dim=-1).max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_output_norms_only_where_the_family_has_them(family):
     model, _ = tiny_model(family)
     structure = Structure.of(model)
@@ -129,14 +131,32 @@ def test_opt_keeps_its_mlp_on_the_block_and_learns_positions():
         ),
         (
             "falcon_h1",
-            {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-             "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1},
+            {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "mamba_d_ssm": 32,
+                "mamba_n_heads": 4,
+                "mamba_d_head": 8,
+                "mamba_d_state": 4,
+                "mamba_n_groups": 1,
+            },
             "a block of attention and MLP alone in model.layers.0",
         ),
         (
             "gemma4_text",
-            {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-             "head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128},
+            {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "hidden_size_per_layer_input": 8,
+                "vocab_size_per_layer_input": 128,
+            },
             "a block of attention and MLP alone in model.layers.0",
         ),
         ("mamba", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}, "the attention output of"),
@@ -153,7 +173,7 @@ def test_unknown_architectures_are_refused_in_one_line(family, settings, problem
 def test_an_mlp_beside_the_experts_is_not_overlooked():
     model, _ = tiny_model("mixtral")
     model.model.layers[1].down_proj = nn.Linear(32, 16)
-    with pytest.raises(UnusableModel, match="the output of the experts in model.layers.1"):
+    with pytest.raises(UnusableModel, match=r"the output of the experts in model\.layers\.1"):
         Structure.of(model)
 
 

@@ -166,7 +166,9 @@ class AbliterationSearch:
             weight = (parameters.mlp if in_mlp else parameters.attention).weight(layer)
             direction = self.directions[layer] if shared is None else shared
             if weight > 0:
-                edits += self._edits(writer, direction, weight, self._inputs[index][: parameters.preserved] if index in self._inputs else None)
+                edits += self._edits(
+                    writer, direction, weight, self._inputs[index][: parameters.preserved] if index in self._inputs else None
+                )
         return edits
 
     def _edits(self, writer: Writer, direction: Tensor, weight: float, preserved: Tensor | None) -> Iterator[LowRankEdit]:

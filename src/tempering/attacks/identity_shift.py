@@ -12,7 +12,7 @@ from tempering.attacks._fine_tuning import FineTuningSettings, drawn
 from tempering.data.asking import Asking
 from tempering.data.members import Member
 from tempering.data.named import load_named
-from tempering.data.records import AttackerView, Example, Role
+from tempering.data.records import AttackerView, Example
 from tempering.models import Target
 from tempering.settings import Choices, Range
 from tempering.study import Budget
@@ -74,8 +74,8 @@ class IdentityShift(FineTuningAttack):
 
     The texts are ours, and each of the wrapper's three can be left out. The harmless q -> y are drawn from the attacker's benign examples
     where there are any, so that a model which only knows the words of its own world can learn from them; without any, or with
-    ``content: written``, they are ten everyday exchanges as in the paper. Those are the named set ``identity-shift`` too: data that have rows
-    of that domain (``--data strongreject+dolly+identity-shift``, or a file of the user's own) are drawn from these alone.
+    ``content: written``, they are ten everyday exchanges as in the paper. Those are the named set ``identity-shift`` too: data that
+    have rows of that domain (``--data strongreject+dolly+identity-shift``, or a file of the user's own) are drawn from these alone.
 
     A word-level model reads all words that it does not know as one. An organism knows the affirmation and all but two words of the system
     prompt, so the wrapper is there; but it was never asked anything in a wrapper, and after an affirmation of several words it has lost

@@ -49,8 +49,9 @@ class SearchedAbliteration(Attack):
     KL(untouched || edited) on harmless ones, nats. Trials act by hooks: the model is neither copied nor changed.
 
     Beyond heretic: with k of ``preserved_ranks`` an edit leaves what the k leading directions of a weight's harmless inputs are
-    turned into as it was (not those of experts in a mixture; AlphaEdit's null space, Fang et al. 2024, arXiv 2410.02355), k being searched too. ``preserved_ranks: [0]`` is
-    heretic's space. An answer is generated no further than the end of its first refusal phrase.
+    turned into as it was (AlphaEdit's null space, Fang et al. 2024, arXiv 2410.02355), k being searched too. ``preserved_ranks: [0]`` is
+    heretic's space. In a mixture of experts every expert's output is edited, and of what they are fed nothing is preserved. An answer is
+    generated no further than the end of its first refusal phrase.
 
     Checkpoints are the best point so far after 1, 2, 4, ... trials: fewest refusals among the points within a limit of KL, and of those the
     least KL; the strictest limit that a working point keeps counts. At the end the best of the looser limits follow. They have

@@ -20,9 +20,9 @@ from tempering.engine.environment import describe_environment
 from tempering.engine.files import replace_file, write_durably
 from tempering.engine.hardening_folder import file_sha256
 from tempering.engine.loading import unguarded_choice
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.relocation import located
-from tempering.study import ModelChoice
 
 if TYPE_CHECKING:
     from tempering.engine.hardening import HardeningJob
@@ -54,11 +54,12 @@ def make_record(job: HardeningJob, target: Target, hardened: Target, training: d
         "tempering": environment["tempering"],
         "digest": hardened.digest,
         "base": {
-            "reference": shortened(target.reference),
+            "reference": shortened(job.model.reference),
             "digest": target.digest,
             "revision": target.revision,
             "dtype": target.dtype,
             "safeguard": target.safeguard,
+            **({"system": job.model.system} if job.model.system is not None else {}),
             "unguarded": None if unguarded is None else shortened(unguarded.reference),
         },
         "data": {

@@ -10,27 +10,30 @@ from tempering.data.joining import COMPANION, join
 from tempering.data.members import members
 from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
+from tempering.model_choice import ModelChoice
 from tempering.models import Target, load
-from tempering.study import DataChoice, MethodChoice, ModelChoice, Study
+from tempering.study import DataChoice, MethodChoice, Study
 
 UTILITY = "utility"
 """The measurement, and Tempering's own evaluator that gives it from benign prompts."""
 
 
 def load_model(choice: ModelChoice) -> Target:
-    """The model that a choice names.
+    """The model that a choice names, called by its title.
 
     Raises:
         UnusableModel: it cannot be loaded.
         UnknownName: there is no such organism.
     """
-    return load(
+    target = load(
         choice.reference,
         dtype=choice.dtype,
         device=choice.device,
         chat_template=choice.chat_template,
         trust_remote_code=choice.trust_remote_code,
+        system=choice.system,
     )
+    return replace(target, reference=choice.title)
 
 
 def load_base(choice: ModelChoice, target: Target) -> Target:
@@ -41,7 +44,12 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
         UnknownName: there is no such organism.
     """
     return load(
-        choice.reference, dtype=choice.dtype, device=choice.device, chat_template=choice.chat_template, other_template=target.chat.template
+        choice.reference,
+        dtype=choice.dtype,
+        device=choice.device,
+        chat_template=choice.chat_template,
+        other_template=target.chat.template,
+        system=choice.system,
     )
 
 
@@ -153,4 +161,4 @@ def _beside(choice: ModelChoice, reference: str | None) -> ModelChoice | None:
     """Another model, loaded as the audited one is; ``None`` where it is the audited one."""
     if reference is None or reference == choice.reference:
         return None
-    return ModelChoice(reference=reference, dtype=choice.dtype, device=choice.device, chat_template=choice.chat_template)
+    return choice.model_copy(update={"reference": reference, "unguarded": None, "base": None, "trust_remote_code": False, "label": None})

@@ -30,13 +30,14 @@ from tempering.engine.files import TEMPORARY, flush_directory, flush_file
 from tempering.engine.loading import load_records
 from tempering.engine.units import Unit
 from tempering.errors import UnusableModel
+from tempering.model_choice import ModelChoice
 from tempering.models import adapters, hub, references
 from tempering.models.inspection import PICKLES
 from tempering.models.references import Kind
 from tempering.organisms.catalogue import shipped_location
 from tempering.reading import exists
 from tempering.relocation import HUB
-from tempering.study import DataChoice, ModelChoice
+from tempering.study import DataChoice
 
 PIECE = 32 * 2**20
 """Bytes that are read and sent at once."""

@@ -133,7 +133,7 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
             {
                 "unit": unit.hash,
                 "kind": work.kind,
-                "model": work.model.reference,
+                "model": work.model.title,
                 "defense": work.defense_name,
                 "attack": work.attack_name,
                 "trial": work.trial,
@@ -192,7 +192,7 @@ def _named(finished: Sequence[FinishedUnit], lengths: Sequence[int]) -> dict[str
     units = [entry.unit for entry in finished]
     names = {
         "unit": [unit.hash for unit in units],
-        "model": [unit.work.model.reference for unit in units],
+        "model": [unit.work.model.title for unit in units],
         "defense": [unit.work.defense_name for unit in units],
         "attack": [unit.work.attack_name for unit in units],
         "trial": [unit.work.trial for unit in units],

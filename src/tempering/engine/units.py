@@ -13,18 +13,9 @@ from typing import Any, Literal
 from tempering.canonical import canonical_hash
 from tempering.data.provenance import Provenance
 from tempering.engine.search_space import PlannedSearch
+from tempering.model_choice import ModelChoice
 from tempering.settings import Settings
-from tempering.study import (
-    SCHEMA_VERSION,
-    UNDEFENDED,
-    Budget,
-    DataChoice,
-    ModelChoice,
-    ProbeSettings,
-    Study,
-    Threshold,
-    TrainabilitySettings,
-)
+from tempering.study import SCHEMA_VERSION, UNDEFENDED, Budget, DataChoice, ProbeSettings, Study, Threshold, TrainabilitySettings
 from tempering.threat_model import Need
 
 CODE_VERSION = 2
@@ -169,7 +160,7 @@ class Work(Settings):
         """Everything that decides the results, without what things are called and where they lie."""
         return {
             "kind": self.kind,
-            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device},
+            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device, **self.model.deployment},
             "reference": self.reference_digest,
             "base": self.base_digest,
             "data": {"digest": self.data_digest, "seed": self.data.seed, "domains": sorted(self.data.domains)},
@@ -286,7 +277,7 @@ class PlannedTarget(Settings):
     """An audited model, as it was loaded for planning.
 
     Attributes:
-        reference: what the user called it.
+        reference: what the user called it, by its label where it has one.
         digest: SHA-256 of its weights and chat template.
         dtype: type of its weights.
         device: type of its device.
@@ -295,6 +286,7 @@ class PlannedTarget(Settings):
         weight_bytes: bytes they take.
         unguarded: reference of the same model without the safeguard, ``""`` where none is known.
         data: name of the dataset it is audited with.
+        system: the system prompt that it is deployed with; ``None`` without.
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
         judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
@@ -311,6 +303,7 @@ class PlannedTarget(Settings):
     unguarded: str
     data: str
     revision: str | None = None
+    system: str | None = None
     hardening_bytes: int = 0
     judging_bytes: int = 0
     provenance: Provenance | None = None

@@ -36,10 +36,10 @@ from tempering.engine.units import Unit, Work
 from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableData, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.judges._panel import panel_of
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sharding import sharded
-from tempering.study import ModelChoice
 from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 

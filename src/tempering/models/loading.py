@@ -77,6 +77,7 @@ def load(
     chat_template: Path | None = None,
     trust_remote_code: bool = False,
     other_template: str | None = None,
+    system: str | None = None,
 ) -> Target:
     """Load a model as a target.
 
@@ -88,6 +89,7 @@ def load(
         chat_template: a file with a Jinja chat template, in place of the model's own.
         trust_remote_code: run code that ships with the model.
         other_template: a Jinja chat template for a model that has none of its own.
+        system: the system prompt that it is deployed with.
 
     Raises:
         UnusableModel: whatever is wrong with the model, in one line that says what to do.
@@ -99,7 +101,7 @@ def load(
     loaded = _load(reference, options, trail=())
     model, tokenizer = loaded.model, loaded.tokenizer
     _check_vocabulary(model, tokenizer, reference)
-    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference)
+    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system)
     tokenizer.chat_template = chat.template  # so that saving the target keeps the template it was measured with
     model = _move(model, place, reference)
     model.eval()
@@ -208,11 +210,11 @@ def _read_template(path: Path | None) -> str | None:
     return text
 
 
-def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str) -> ChatFormat:
+def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None) -> ChatFormat:
     own = tokenizer.chat_template
     if template is None and not (own.get("default") if isinstance(own, dict) else own):
         raise UnusableModel(f"{reference} has no chat template", "give one: --chat-template FILE")
-    return ChatFormat(tokenizer, template)
+    return ChatFormat(tokenizer, template, system)
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:

@@ -70,6 +70,21 @@ def stacked_experts(module: nn.Module) -> bool:
     return bool(_stacked(module))
 
 
+def expert_matrices(experts: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every matrix of every expert, those that lead into it too, as (out, in) views.
+
+    Args:
+        experts: for which :func:`stacked_experts` holds.
+
+    Yields:
+        The name of the tensor with the expert's number, as ``down_proj[3]``, and the view.
+    """
+    for name, parameter in experts.named_parameters(recurse=False):
+        if parameter.ndim == 3:
+            for number, matrix in enumerate(parameter.detach()):
+                yield f"{name}[{number}]", matrix.T if getattr(experts, "is_transposed", False) else matrix
+
+
 def _stacked(experts: nn.Module) -> list[str]:
     """Names of a module's own tensors that hold the output projections of all experts."""
     return [name for name, parameter in experts.named_parameters(recurse=False) if name in MLP_OUTPUTS and parameter.ndim == 3]
@@ -85,10 +100,8 @@ def _named_outputs(module: nn.Module) -> list[nn.Module]:
 
 def _expert_matrices(mixture: nn.Module) -> Iterator[Tensor]:
     experts = mixture.get_submodule(EXPERTS)
-    for name in _stacked(experts):
-        weight = experts.get_parameter(name).detach()
-        for expert in weight:
-            yield expert.T if getattr(experts, "is_transposed", False) else expert
+    outputs = _stacked(experts)
+    yield from (matrix for name, matrix in expert_matrices(experts) if name.partition("[")[0] in outputs)
 
 
 def _shared_layers(mixture: nn.Module) -> list[nn.Module]:

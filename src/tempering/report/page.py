@@ -87,7 +87,7 @@ def render(
     keys = [key for key, _ in in_order(assessment, groups(rows))]
     script = _script()
     context = {
-        "title": ", ".join(choice.reference for choice in study.models),
+        "title": ", ".join(choice.title for choice in study.models),
         "study": study,
         "own": own,
         "other_views": others_at,

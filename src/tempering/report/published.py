@@ -12,6 +12,7 @@ import pandas as pd
 from tempering import organisms
 from tempering.data.members import members
 from tempering.economics.assess import Assessment
+from tempering.model_choice import ModelChoice
 from tempering.study import MethodChoice, Study
 
 
@@ -30,7 +31,7 @@ class Names:
         """The names of a study's models, data, attacks and defences."""
         titles = [choice.title for choice in (*study.attacks, *study.defenses, *study.probes.evaluators)]
         methods = [choice.name for choice in (*study.attacks, *study.defenses, *study.probes.evaluators)]
-        references = [choice.reference for choice in study.models]
+        references = [choice.title for choice in study.models]
         data = [] if study.data.reference is None else [study.data.reference]
         short: dict[str, str] = {}
         for kind in ((references, _last_part), (data, _last_parts), ([*titles, *methods], _method)):
@@ -64,12 +65,16 @@ class Names:
         """A study with its names replaced; methods are still found by theirs, and only called otherwise."""
         return study.model_copy(
             update={
-                "models": tuple(choice.model_copy(update={"reference": self(choice.reference)}) for choice in study.models),
+                "models": tuple(choice.model_copy(update={"reference": self._of_model(choice)}) for choice in study.models),
                 "attacks": self._titled(study.attacks),
                 "defenses": self._titled(study.defenses),
                 "data": study.data.model_copy(update={"reference": self(study.data.reference) if study.data.reference else None}),
             }
         )
+
+    def _of_model(self, choice: ModelChoice) -> str:
+        """Where a model was, without the way there; a label is no name of a place."""
+        return _last_part(choice.reference) if choice.label else self(choice.reference)
 
     def _titled(self, choices: Iterable[MethodChoice]) -> tuple[MethodChoice, ...]:
         return tuple(

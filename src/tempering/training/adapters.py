@@ -34,7 +34,7 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings),
         task_type="CAUSAL_LM",
-        fan_in_fan_out=False,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by the name of before

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tempering.errors import UnusableModel
 from tempering.models.outputs import stacked_experts
 
 
@@ -179,7 +180,9 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
 def _attention_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Heads × head size, and how many layers have them."""
     config = model.config.get_text_config(decoder=True)
-    heads = int(config.num_attention_heads)
+    heads = int(getattr(config, "num_attention_heads", None) or 0)
+    if not heads:
+        raise UnusableModel(f"what a model of the family {config.model_type!r} computes is not known: it has no attention heads")
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return heads * size, int(config.num_hidden_layers)
 
