@@ -60,6 +60,7 @@ class Reread:
             random=search.random_trials if search else None,
             parameters={target.reference: float(target.parameters) for target in self.plan.targets if target.parameters},
             population=[Group(**group.model_dump()) for group in self.study.population],
+            judges=[judge.title for judge in self.study.probes.judges],
         )
 
 
