@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tempering.cli_flags import Loading, Placement, Question, gathered
+from tempering.cli_flags import Loading, Placement, Question
 from tempering.cli_options import ASKED, DIRECTORY, JsonOption, ModelArgument, OutOption, option, progress_display, show
 
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog="With no arguments: every defence on organism:tiny against the quick attacks, five seeds. The control is always there."
-    )(gathered(compare))
+    )(compare)
 
 
 def compare(

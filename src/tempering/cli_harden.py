@@ -18,6 +18,7 @@ from tempering.cli_options import (
     PromptsOption,
     TemplateOption,
     TrustOption,
+    loudness,
     option,
     print_json,
     print_table,
@@ -54,7 +55,7 @@ def harden(
     """Train a defence into a model, and write the safer checkpoint with a card."""
     from tempering.report.training_progress import TrainingDisplay
 
-    with TrainingDisplay(f"hardening {model} by {defense}") as display:
+    with TrainingDisplay(f"hardening {model} by {defense}", quiet=loudness.quiet) as display:
         from tempering.hardening import harden as run
         from tempering.study_file import load_settings
 

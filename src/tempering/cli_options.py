@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,8 +33,28 @@ MODEL = "The model and its data"
 PLACE = "Where it is computed"
 SHOWN = "What comes out"
 CONSENT = "What is allowed, by this one command"
-PANELS = (ASKED, MODEL, PLACE, SHOWN, CONSENT)
+SHELL = "The command itself"
+PANELS = (ASKED, MODEL, PLACE, SHOWN, CONSENT, SHELL)
 """The groups that a help page sorts flags into, in this order."""
+
+
+@dataclass
+class Loudness:
+    """How much a command says on standard error.
+
+    Attributes:
+        quiet: nothing but warnings and errors.
+        verbose: every probe, the log, and where an error arose.
+        sources: what was set by a file or the environment, for whoever wants to hear much.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    sources: tuple[str, ...] = ()
+
+
+loudness = Loudness()
+"""Of the command that runs in this process; set anew by each."""
 
 
 def option(flag: str, metavar: str, text: str, panel: str | None = None, *, default: bool = False, **limits: Any) -> Any:
@@ -100,7 +121,7 @@ def progress_display(title: str) -> Display:
     """The display of a run, for standard error."""
     from tempering.report.progress import Display
 
-    return Display(title=title)
+    return Display(title=title, quiet=loudness.quiet, verbose=loudness.verbose)
 
 
 def show(run: Run, as_json: bool) -> None:
