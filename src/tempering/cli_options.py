@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tempering.cli_completion import methods, trackers
 from tempering.plain_text import clean_lines
 from tempering.report.console import PlainConsole
 
@@ -84,7 +85,10 @@ TogetherOption = Annotated[
     int | None,
     option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", PLACE, min=1),
 ]
-TrackOption = Annotated[list[str] | None, option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN)]
+TrackOption = Annotated[
+    list[str] | None,
+    option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN, autocompletion=trackers),
+]
 DevicesOption = Annotated[
     int,
     option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", PLACE, min=1),
@@ -94,7 +98,17 @@ JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and n
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
 DataOption = Annotated[str | None, option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.", MODEL)]
-AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", ASKED, default=True)]
+AttacksOption = Annotated[
+    str,
+    option(
+        "--attacks",
+        "a,b|quick|all",
+        "Which attacks; see: temper ls attacks.",
+        ASKED,
+        default=True,
+        autocompletion=methods("attacks", ",", also=("quick", "all")),
+    ),
+]
 TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", ASKED, default=True)]
 EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", ASKED, default=True)]
 SearchOption = Annotated[int | None, option("--search", "N", "Settings that an attacker tries before using the best.", ASKED, min=1)]
