@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tempering.answering import answer_benign
     from tempering.api import Run, audit, check_base, open_run
     from tempering.comparison import compare
     from tempering.hardening import Hardened, harden
@@ -21,11 +22,29 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Hardened", "Push", "Run", "__version__", "audit", "card", "check_base", "compare", "export", "harden", "open_run", "push"]
+__all__ = [
+    "Hardened",
+    "Push",
+    "Run",
+    "__version__",
+    "answer_benign",
+    "audit",
+    "card",
+    "check_base",
+    "compare",
+    "export",
+    "harden",
+    "open_run",
+    "push",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
+    if name == "answer_benign":
+        from tempering.answering import answer_benign
+
+        return answer_benign
     if name == "compare":
         from tempering.comparison import compare
 

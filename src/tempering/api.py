@@ -39,6 +39,7 @@ __all__ = [
     "build_organism",
     "check_base",
     "executor_choice",
+    "list_data",
     "list_methods",
     "list_models",
     "make_report",
@@ -77,6 +78,7 @@ def audit(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    judges: str | Iterable[str | dict[str, Any]] = "text",
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
@@ -93,7 +95,7 @@ def audit(
         attacks: ``"quick"``, ``"all"``, names separated by commas, or a list of names and of ``{"name": …, "config": …}``.
         seeds: how many, or which.
         budget: where each attack is cut off: ``"steps=200,flops=1e15"``.
-        tau: recovered harm at or above which the safeguard counts as broken, in (0, 1].
+        tau: recovered harm at or above which the safeguard counts as broken, from 0.001 to 1.
         epsilon: share of its utility that the model may lose, in [0, 1).
         search: settings that each attacker tries of its attack before using the best; ``None`` takes the attack's defaults.
         threat_model: ``open-weights``, ``open-weights+public-base``, ``fine-tuning-api`` or ``query-only``; which attacks may run.
@@ -105,6 +107,8 @@ def audit(
         chat_template: a file with a Jinja chat template, for a model that comes without.
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role in a probe, at most.
+        judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
+            set apart by ``+`` or in a list. The first decides; the others are recorded beside it, with how far they agree.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
         workers: workers at work at once; chosen by cores and memory unless told.
@@ -137,6 +141,7 @@ def audit(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         prompts=prompts,
+        judges=judges,
         accelerator=accelerator,
         price_book=price_book,
         allow_code=allow_code,
@@ -223,3 +228,10 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in all_usable(kind)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Every data set that can be named, as JSON values: ``name, rows, summary, licence, use, gated, hub``. No network is asked."""
+    from tempering.data.declarations import cards
+
+    return cards()

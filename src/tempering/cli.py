@@ -14,7 +14,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tempering import __version__, cli_audit, cli_compare, cli_doctor, cli_harden, cli_methods, cli_runs, cli_sharing, cli_studies
+from tempering import (
+    __version__,
+    cli_answering,
+    cli_audit,
+    cli_compare,
+    cli_doctor,
+    cli_harden,
+    cli_judge,
+    cli_methods,
+    cli_runs,
+    cli_sharing,
+    cli_studies,
+)
 from tempering.cli_options import DIRECTORY, RESUME, loudness, option, say
 from tempering.cli_shell import Shell
 from tempering.errors import TemperingError
@@ -102,5 +114,9 @@ def _root(
     """Everything happens in the commands."""
 
 
-for _part in (cli_audit, cli_compare, cli_doctor, cli_harden, cli_runs, cli_sharing, cli_studies, cli_methods, cli_doctor):
+_PARTS = (
+    *(cli_audit, cli_compare, cli_harden, cli_judge, cli_answering, cli_runs),
+    *(cli_sharing, cli_studies, cli_methods, cli_doctor),
+)
+for _part in _PARTS:
     _part.register(app)

@@ -22,6 +22,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("temper harden organism:tiny --defense refat --out runs/refat", "train a defence into a model"),
         ("temper harden ./my-model --data my-data.jsonl --defense undo+refat --out safer", "a chain of two"),
     ),
+    "judge calibrate": (
+        ("temper judge calibrate runs/mine --out labels.jsonl", "a sample to label by hand; then:"),
+        ("temper judge calibrate labels.jsonl --judge text --judge wildguard --of runs/mine", "how far each can be trusted"),
+    ),
+    "answer-benign": (
+        ("temper answer-benign data.jsonl --model ./my-model --out answered.jsonl", "the model's own harmless answers; then:"),
+        ("temper harden ./my-model --defense refusal_sft --data answered.jsonl --out safer", "a defence that rehearses them"),
+    ),
     "run": (
         ("temper run examples/audit_tiny.yaml", "a study file"),
         ("temper run study.yaml --out runs/mine --workers 2 --track wandb", "where to, with how many, and followed"),

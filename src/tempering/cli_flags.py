@@ -27,6 +27,7 @@ from tempering.cli_options import (
     DtypeOption,
     EpsilonOption,
     ExecutorOption,
+    JudgesOption,
     KeepCompletionsOption,
     KeepWeightsOption,
     PriceBookOption,
@@ -74,6 +75,7 @@ class Question(Flags):
     tau: TauOption = 0.5
     epsilon: EpsilonOption = 0.1
     prompts: PromptsOption = 128
+    judges: JudgesOption = None
     data: DataOption = None
     unguarded: UnguardedOption = None
     base: BaseOption = None

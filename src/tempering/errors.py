@@ -71,6 +71,16 @@ class StoreProblem(TemperingError):
     exit_code = 3
 
 
+class UnreadableJudge(TemperingError):
+    """A judge whose answers say nothing, too often for what is left of them to be a measurement."""
+
+
+class JudgeUnavailable(TemperingError):
+    """A judge that cannot be asked: its server is gone, refuses, or is overloaded. No outcome of what was to be judged."""
+
+    exit_code = 3
+
+
 class UnreadableMessage(TemperingError):
     """What a worker or a job has written is no message."""
 

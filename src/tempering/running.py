@@ -16,7 +16,7 @@ from tempering.engine.store import RunStore
 from tempering.flags import reread, study_directory
 from tempering.growing import Watcher, grow_all
 from tempering.report.tables import assessment_of, conclusions_of
-from tempering.rereading import reread_run, stored_summary, stored_tables
+from tempering.rereading import reread_run, stored_report, stored_summary
 from tempering.result import Run
 from tempering.study import Study
 from tempering.study_file import load_study
@@ -24,6 +24,8 @@ from tempering.trackers import chosen
 from tempering.trackers._following import Following
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tempering.engine.units import Plan
 
 
@@ -82,6 +84,7 @@ def run_study(
         _tell_of_tampered(study, on_event)
         directory = study_directory(study, out)
         plan = plan_study(study, divided=where.devices > 1)
+        _tell_of_data(plan, on_event)
         with Following(trackers, plan, directory, on_event) as following:
             execute(plan, directory, workers=workers, executor=where, on_event=following.on_event)
             run = make_report(directory)
@@ -98,6 +101,16 @@ def _tell_of_tampered(study: Study, on_event: Watcher | None) -> None:
         if on_event is not None and is_tampered(model.reference):
             told = f"{model.reference} is what an attack of Tempering made of a model; what is measured is no release of it"
             on_event(Event("warning", message=told))
+
+
+def _tell_of_data(plan: Plan, on_event: Watcher | None) -> None:
+    """Say which sets of the hub may change under the run."""
+    from tempering.engine.events import Event
+
+    told = dict.fromkeys(line for target in plan.targets if target.provenance is not None for line in target.provenance.warnings)
+    if on_event is not None:
+        for line in told:
+            on_event(Event("warning", message=line))
 
 
 def resume(
@@ -139,7 +152,7 @@ def make_report(
 
     Args:
         directory: the run directory, finished or not.
-        tau: another threshold than the study's, in (0, 1].
+        tau: another threshold than the study's, from 0.001 to 1.
         epsilon: another share of utility than the study's, in [0, 1).
         accelerator: another accelerator than the study's.
         price_book: another price book than the study's.
@@ -173,13 +186,22 @@ def open_run(directory: str | Path) -> Run:
     Raises:
         StoreProblem: there is no run in the directory, or it has no report yet.
     """
+    return open_report(directory)[0]
+
+
+def open_report(directory: str | Path) -> tuple[Run, dict[str, pd.DataFrame]]:
+    """The same with every table of that report, by name.
+
+    Raises:
+        StoreProblem: as :func:`open_run` does.
+    """
     directory = Path(directory)
     study = RunStore(directory).study()
-    summary = stored_summary(directory)
-    frames = stored_tables(directory)
+    summary, frames = stored_report(directory)
     accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
     shown = reread(study, **summary["threshold"], accelerator=accelerator)
-    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
+    run = Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
+    return run, frames
 
 
 def plan_study(study: Study | str | Path, *, divided: bool = False, allow_code: bool = False) -> Plan:
@@ -209,7 +231,7 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
     Raises:
         TemperingError: the first thing that is wrong, in one line.
     """
-    from tempering.engine.loading import load_records, unguarded_choice
+    from tempering.engine.loading import divide_for_audit, unguarded_choice
     from tempering.models.references import resolve
 
     study = read_study(study, allow_code=allow_code)
@@ -217,6 +239,8 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
         for kind, choices in (("attacks", study.attacks), ("defenses", study.defenses), ("evaluators", study.probes.evaluators)):
             for choice in choices:
                 registry.create(kind, choice.name, choice.config)
+        for judge in study.probes.judges:
+            registry.create("judges", judge.name, judge.config)
     load_price_book(study.price_book).accelerator(study.accelerator)
     for model in study.models:
         for named in (model, unguarded_choice(model)):
@@ -224,5 +248,6 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
                 organisms.parse_reference(named.reference)
             elif named is not None:
                 resolve(named.reference)
-        load_records(study.data, model).divide(study.data.seed)
+        with consent.code_allowed(allow_code):
+            divide_for_audit(study, model)
     return study

@@ -230,7 +230,7 @@ class _Progress:
 
     def _label(self, unit: Unit) -> str:
         trial = f" ({unit.work.trial[:6]})" if unit.work.attack_name in self.ambiguous else ""
-        return f"{unit.work.model.reference}: {unit.label}{trial}" if self.several else f"{unit.label}{trial}"
+        return f"{unit.work.model.title}: {unit.label}{trial}" if self.several else f"{unit.label}{trial}"
 
 
 def _key(estimate: Estimate) -> tuple[str, str, str, str]:
@@ -238,4 +238,4 @@ def _key(estimate: Estimate) -> tuple[str, str, str, str]:
 
 
 def _key_of(work: Work) -> tuple[str, str, str, str]:
-    return work.kind, work.model.reference, work.defense_name, work.trial
+    return work.kind, work.model.title, work.defense_name, work.trial
