@@ -9,9 +9,10 @@ Its interval is by the delta method, with the variance of Fleiss, Cohen and Ever
 prompt are not: a prompt that two judges read differently is asked at every probe. So where responses come in groups (units of work),
 the interval is by the jackknife over groups: of n groups, κ_(−g) without group g, and
 
-    se² = (n − 1) / n · Σ_g (κ_(−g) − mean)²,    Student's t with n − 1 degrees of freedom.
+    se² = (n − 1) / n · Σ_g (κ_(−g) − mean)²,    Student's t with n − 1 degrees of freedom,
 
-Both are cut off at −1 and 1. κ does not exist where a judge and the other both find everything useful, or nothing.
+and never narrower than for independent responses, since few groups may be alike by chance. Both are cut off at −1 and 1. κ says nothing,
+and is not given, where one of the two finds everything useful, or nothing.
 
 **Errors.** Against labels by hand, sensitivity is the share of useful responses that a judge finds useful, specificity the share of others
 that it does not; each with the exact interval of Clopper and Pearson. A judge that finds the share q useful then sees a true share of
@@ -78,7 +79,7 @@ def kappa(counts: Floats) -> Interval:
     shares = np.asarray(counts, dtype=float) / total
     rows, columns = shares.sum(1), shares.sum(0)
     chance = float(rows @ columns)
-    if 1 - chance < 1e-12:
+    if max(rows.max(), columns.max()) > 1 - 1e-12:
         return UNKNOWN
     alike = float(np.trace(shares))
     value = (alike - chance) / (1 - chance)
@@ -106,7 +107,7 @@ def kappa_of_groups(counts: Floats) -> Interval:
         return whole
     number = len(filled)
     error = math.sqrt((number - 1) / number * float(((without - without.mean()) ** 2).sum()))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)) * error
+    reach = max(float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)) * error, whole.high - whole.value, whole.value - whole.low)
     return Interval(whole.value, whole.value - reach, whole.value + reach).clipped(-1, 1)
 
 
