@@ -21,6 +21,7 @@ from tools.docs_site import links, methods, notebooks, promises, reference
 
 _ROLE = re.compile(r":(?:mod|func|class|meth|data|attr|exc):<code>~?([^<]+)</code>")
 _FURTHER = "More"
+_BY_THREAT_MODEL = "<!-- attacks by threat model -->"
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -42,8 +43,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links of the site."""
-    return links.for_the_site(markdown, page.file.src_uri)
+    """Turn links between files of the repository into links of the site, and put in what is made of the registry."""
+    return links.for_the_site(markdown, page.file.src_uri).replace(_BY_THREAT_MODEL, methods.by_threat_model())
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
