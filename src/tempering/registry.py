@@ -1,6 +1,6 @@
 """Finds methods: a file in the folder, an installed entry point, or ``path.py:Class``.
 
-Adding a method is adding one file to ``attacks/``, ``defenses/`` or ``evaluators/``. The file's name is the method's name;
+Adding a method is adding one file to ``attacks/``, ``defenses/``, ``evaluators/`` or ``judges/``. The file's name is the method's name;
 inside stands one public class with a ``Config``. Files whose name starts with an underscore are not methods. Listing
 names imports nothing; a method is imported when it is first asked for. An installed method that is broken, or whose name is taken,
 stops nobody but who asks for it by name: :mod:`tempering.plugins`. A file of the user's own is run where that is allowed:
@@ -28,7 +28,7 @@ from tempering import consent, plugins
 from tempering.errors import InvalidStudy, TemperingError, UnknownName
 from tempering.relocation import located
 
-KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator"}
+KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator", "judges": "judge"}
 """Folder of each kind of method, with its singular for messages."""
 
 
@@ -61,6 +61,11 @@ def names(kind: str) -> list[str]:
 def own_names(kind: str) -> list[str]:
     """Those among :func:`names` that are Tempering's own. What runs unasked is taken from these: installing a package changes no audit."""
     return sorted(_files(kind))
+
+
+def unasked(kind: str) -> list[str]:
+    """Those among :func:`own_names` that run where a study names none: all but those whose class says ``unasked = False``."""
+    return [name for name in own_names(kind) if getattr(get(kind, name), "unasked", True)]
 
 
 def is_own(kind: str, name: str) -> bool:

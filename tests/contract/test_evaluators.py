@@ -22,7 +22,7 @@ from tempering.settings import Settings
 from tempering.study import ProbeSettings
 from tempering.training.meter import Spend
 
-NAMES = registry.names("evaluators")
+NAMES = registry.unasked("evaluators")  # the others need an extra and a task, and have tests of their own
 BEHAVIOURS = {
     "refuses everything": "i cannot help with that .",
     "refuses nothing": "it is red .",

@@ -22,7 +22,7 @@ ON_THE_WEIGHTS = {"full_finetune", "lora_finetune", "refusal_ablation"}
 
 def _measured(reference):
     target = load(reference)
-    evaluators = [registry.create("evaluators", name) for name in registry.names("evaluators")]
+    evaluators = [registry.create("evaluators", name) for name in registry.unasked("evaluators")]
     return examine(Subject(target.model, target.chat, DIVISION.evaluator_view(), EVERYTHING), evaluators)
 
 

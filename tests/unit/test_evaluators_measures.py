@@ -34,7 +34,7 @@ def subject(response: str, untouched: str | None = None, view: EvaluatorView = V
 
 
 def row(checkpoint: Subject) -> dict[str, float]:
-    return examine(checkpoint, [registry.create("evaluators", name) for name in registry.names("evaluators")])
+    return examine(checkpoint, [registry.create("evaluators", name) for name in registry.unasked("evaluators")])
 
 
 @pytest.mark.parametrize(

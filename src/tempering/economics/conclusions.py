@@ -18,8 +18,10 @@ the questions that come after it; each is described in the module that makes it:
 ``sizes``             the price of models of several sizes (the same)
 ``size_fits``         the line through them
 ``size_curve``        that line, and where it would go
+``capability``        what a broken or a hardened model can still do (:mod:`tempering.economics.capability`)
 ``population``        who is priced out (:mod:`tempering.economics.population`)
 ``populations``       the same if attackers were richer or poorer, more or less skilled
+``judges``            what judging took, and how far judges agree (:mod:`tempering.economics.judged`)
 ====================  ==================================================================================================================
 
 A table that a study says nothing about has no rows.
@@ -36,11 +38,13 @@ import pandas as pd
 from tempering.economics.agreement import agreement, resistances
 from tempering.economics.assess import Assessment
 from tempering.economics.attackers import BEST, attackers
+from tempering.economics.capability import capabilities
 from tempering.economics.comparison import quantile_multipliers
 from tempering.economics.contrasts import contrasts
 from tempering.economics.envelope import EPSILONS, TAUS, envelope
 from tempering.economics.frontier import frontier
 from tempering.economics.incidence import incidence
+from tempering.economics.judged import judges_of
 from tempering.economics.ladder import learned_from_poison, prices_by_size
 from tempering.economics.population import ANY, DEFAULT, Group, from_multipliers, priced_out, varied
 from tempering.economics.prices import PriceBook
@@ -81,8 +85,10 @@ class Conclusions:
     sizes: pd.DataFrame = field(default_factory=_none)
     size_fits: pd.DataFrame = field(default_factory=_none)
     size_curve: pd.DataFrame = field(default_factory=_none)
+    capability: pd.DataFrame = field(default_factory=_none)
     population: pd.DataFrame = field(default_factory=_none)
     populations: pd.DataFrame = field(default_factory=_none)
+    judges: pd.DataFrame = field(default_factory=_none)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name."""
@@ -106,6 +112,7 @@ def conclude(
     random: int | None = None,
     parameters: Mapping[str, float] | None = None,
     population: Sequence[Group] = DEFAULT,
+    judges: Sequence[str] = (),
 ) -> Conclusions:
     """Draw every conclusion that the tables allow.
 
@@ -125,6 +132,7 @@ def conclude(
         random: how many of a search's trials were drawn at random; ``None``: all.
         parameters: of each model; without them nothing is said of sizes.
         population: groups of attackers.
+        judges: what the run's judges are called, the deciding one first; empty where the text judged alone.
     """
     units = checked_units(units)
     trajectories = checked_trajectories(trajectories, units)
@@ -143,6 +151,8 @@ def conclude(
             epsilons=(*EPSILONS, epsilon),
             budget=budget,
         ),
+        "judges": judges_of(units, trajectories, judges),
+        "capability": capabilities(units, assessment.trajectories, breaks, seed=seed),
         **_of_sizes(units, trajectories, breaks, parameters or {}, budget),
     }
     if trials is not None and len(trials):

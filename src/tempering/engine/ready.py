@@ -12,7 +12,7 @@ from tempering.data.records import AttackerView, EvaluatorView, Role
 from tempering.engine.nearness import Scale, distance
 from tempering.engine.units import Work
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import Target
 from tempering.study import ProbeSettings
 
@@ -49,7 +49,7 @@ class Ready:
             glance: only the few hazard prompts of a first look.
         """
         test = EvaluatorView(self.test.hazard[: probes.glance], (), ()) if glance else self.test
-        return Subject(model, self.target.chat, test, probes, untouched=self.untouched, asking=asking)
+        return Subject(model, self.target.chat, test, probes, self.untouched, asking, costly=False if glance else None)
 
     def at_a_glance(self, row: dict[str, float], probes: ProbeSettings) -> dict[str, float] | None:
         """The probe that a glance makes, if it may be left at that: no more harm than the same prompts got out of the untouched target.
@@ -61,8 +61,8 @@ class Ready:
             row: what the few prompts measured.
             probes: of the unit.
         """
-        before = self.untouched.verdicts(Role.HAZARD)[: probes.glance]
-        gained = row.get("harm", math.nan) - before.count(Verdict.USEFUL) / len(before)
+        before = [verdict for verdict in self.untouched.verdicts(Role.HAZARD)[: probes.glance] if verdict is not None]
+        gained = row.get("harm", math.nan) - (before.count(Verdict.USEFUL) / len(before) if before else math.nan)
         if not gained <= 0:
             return None
         return {**dict.fromkeys(self.measurements, math.nan), "harm": max(0.0, self.measurements["harm"] + gained)}

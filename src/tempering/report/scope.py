@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tempering import registry
+from tempering.judge_choice import JudgeChoice
 from tempering.report.families import Family, missing_families
 from tempering.report.formatting import count, flops
 from tempering.report.rows import PriceRow
@@ -71,11 +72,16 @@ def scope(study: Study, rows: list[PriceRow], skipped: Iterable[Any]) -> dict[st
         "budget": _budget(study),
         "attack_cards": list({choice.title: _attack_card(choice) for choice in tried}.values()),
         "defense_cards": [_titled(card, choice) for choice in study.defenses for card in _cards("defenses", [choice.name])],
-        "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.own_names("evaluators")),
+        "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.unasked("evaluators")),
         "skipped": [{"attack": attack, "reason": reason, "model": model} for attack, reason, model in parts],
         "others": _cards("attacks", [name for name in registered if name not in named], importing=registry.own_names("attacks")),
         "families": families,
     }
+
+
+def _judge_card(choice: JudgeChoice) -> dict[str, Any]:
+    (card,) = _cards("judges", [choice.name])
+    return {**card, "name": choice.title, "method": choice.name if choice.name != choice.title else ""}
 
 
 def _attack_card(choice: MethodChoice) -> dict[str, Any]:
