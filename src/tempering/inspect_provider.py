@@ -1,8 +1,8 @@
 """Tempering's models for Inspect: ``inspect eval TASK --model tempering/REFERENCE``.
 
 Inspect finds this module by the entry point group ``inspect_ai``. A reference is what an audit takes: ``organism:tiny``, a directory, a
-PEFT adapter, a GGUF file, ``hub-id@revision``. What an audit refuses is refused here too (pickles, a model's own code), and the chat template
-is rendered the same way. Model arguments (``-M name=value``): ``dtype``, ``device``, ``chat_template`` (a file), ``batch_size``.
+PEFT adapter, a GGUF file, ``hub-id@revision``. What an audit refuses is refused here too (pickles, a model's own code), and the chat
+template is rendered the same way. Model arguments (``-M name=value``): ``dtype``, ``device``, ``chat_template`` (a file), ``batch_size``.
 """
 
 from __future__ import annotations

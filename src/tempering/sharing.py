@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from tempering import api
 from tempering.engine.files import replace_file
 from tempering.engine.store import RunStore
 from tempering.errors import InvalidStudy, StoreProblem
+from tempering.extras import require
 from tempering.report.folder import REMEDY, explained_out
 from tempering.report.tables import run_tables
 from tempering.result import Run
@@ -74,6 +76,36 @@ def export(
         "pricing": priced,
     }
     return export_tables(frames, Path(out), format_=format, facts=facts)
+
+
+def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
+    """Write a finished run as Inspect logs, for ``inspect view`` and :mod:`inspect_ai.log`; see :mod:`tempering.report.inspect_logs`.
+
+    Args:
+        directory: the run directory.
+        out: folder for the logs: absent, empty, or an earlier export of logs, which is replaced as a whole.
+
+    Returns:
+        The logs, one for each attack on each model behind each defence.
+
+    Raises:
+        StoreProblem: there is no run in the directory, it has no report yet, or ``out`` holds something else or cannot be written to.
+        TemperingError: the extra is not installed.
+    """
+    require("inspect_ai", "inspect", "a run as Inspect logs")
+    from tempering.report.inspect_logs import export_logs
+
+    run, frames, plan = api.open_run(directory), api.stored_tables(directory), RunStore(directory).plan()
+    facts = {
+        "tempering": version("tempering"),
+        "study": run.study.name,
+        "study_digest": plan.study.digest,
+        "threshold": run.study.threshold.model_dump(mode="json"),
+        "data": ", ".join(dict.fromkeys(target.data for target in plan.targets)),
+        "targets": [target.model_dump(mode="json") for target in plan.targets],
+    }
+    made = datetime.fromtimestamp(int((Path(directory) / "plan.json").stat().st_mtime), UTC)
+    return export_logs(frames, Path(out), facts=facts, made=made)
 
 
 def card(run: Run | str | Path) -> SafetyCase:

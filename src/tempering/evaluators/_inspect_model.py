@@ -77,10 +77,10 @@ class LoadedModel(ModelAPI):  # type: ignore[misc]
 
     async def generate(
         self,
-        input: list[ChatMessage],
+        input: list[ChatMessage],  # noqa: A002 -- what Inspect calls it
         tools: list[ToolInfo],
         tool_choice: ToolChoice,
-        config: GenerateConfig,  # noqa: A002
+        config: GenerateConfig,
     ) -> ModelOutput:
         """Answer a conversation.
 
