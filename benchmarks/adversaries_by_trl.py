@@ -29,7 +29,7 @@ from tempering.attacks._contract import FineTuningAttack
 from tempering.data.records import AttackerView, EvaluatorView, Example, Role
 from tempering.engine.loading import load_model, load_records, restrict
 from tempering.evaluators._generation import MARGIN
-from tempering.evaluators._judging import Verdict, answers_of, judge
+from tempering.judges._judging import Verdict, answers_of, judge
 from tempering.models import Target
 from tempering.study import Study
 from tempering.training import FineTuning

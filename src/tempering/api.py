@@ -7,7 +7,7 @@
     result.prices  # one row an attack
     result  # in a notebook: the price table and one plain sentence
 
-Whatever a user can get wrong is found out before the run directory is made, so that bad input leaves nothing half-written.
+Running, resuming and opening stand in :mod:`tempering.running`, and are public here.
 """
 
 from __future__ import annotations
@@ -16,25 +16,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tempering import consent, organisms, registry
+from tempering import consent, registry
 from tempering.economics.power import MULTIPLIER, POWER
-from tempering.economics.prices import load_price_book
-from tempering.engine.executors import LOCAL, ExecutorChoice
-from tempering.engine.store import RunStore
-from tempering.flags import all_usable, make_study, reread, study_directory
+from tempering.engine.executors import ExecutorChoice
+from tempering.flags import all_usable, make_study, study_directory
 from tempering.growing import Watcher, build_organism, grow_all, list_models
 from tempering.planning import priced_plan
 from tempering.planning_power import basis_of, checked_question
-from tempering.report.tables import assessment_of, conclusions_of
-from tempering.rereading import reread_run, stored_summary, stored_tables
+from tempering.rereading import reread_run, stored_tables
 from tempering.result import Run
+from tempering.running import executor_choice, make_report, open_run, plan_study, read_study, resume, run_study, validate_study
 from tempering.study import Budget, SearchSettings, Study
-from tempering.study_file import load_study
 from tempering.threat_model import ThreatModel
 
 if TYPE_CHECKING:
     from tempering.base_check import BaseCheck
-    from tempering.engine.units import Plan
 
 __all__ = [
     "Run",
@@ -43,6 +39,7 @@ __all__ = [
     "build_organism",
     "check_base",
     "executor_choice",
+    "list_data",
     "list_methods",
     "list_models",
     "make_report",
@@ -81,11 +78,13 @@ def audit(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    judges: str | Iterable[str | dict[str, Any]] = "text",
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
     executor: str | ExecutorChoice = "local",
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Price one model: run the attacks against it, and say what the cheapest break costs.
@@ -96,7 +95,7 @@ def audit(
         attacks: ``"quick"``, ``"all"``, names separated by commas, or a list of names and of ``{"name": …, "config": …}``.
         seeds: how many, or which.
         budget: where each attack is cut off: ``"steps=200,flops=1e15"``.
-        tau: recovered harm at or above which the safeguard counts as broken, in (0, 1].
+        tau: recovered harm at or above which the safeguard counts as broken, from 0.001 to 1.
         epsilon: share of its utility that the model may lose, in [0, 1).
         search: settings that each attacker tries of its attack before using the best; ``None`` takes the attack's defaults.
         threat_model: ``open-weights``, ``open-weights+public-base``, ``fine-tuning-api`` or ``query-only``; which attacks may run.
@@ -108,11 +107,14 @@ def audit(
         chat_template: a file with a Jinja chat template, for a model that comes without.
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role in a probe, at most.
+        judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
+            set apart by ``+`` or in a list. The first decides; the others are recorded beside it, with how far they agree.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
         workers: workers at work at once; chosen by cores and memory unless told.
         executor: where units are computed: ``"local"``, ``"ray"``, ``"slurm"``, or what :func:`executor_choice` makes of more than a name.
         allow_code: run the files of Python that are named as ``path.py:Class``.
+        track: trackers that are told how the run goes: ``wandb``, ``mlflow``, ``trackio``; see docs/trackers.md for what they are told.
         on_event: is told of everything that happens.
 
     Returns:
@@ -139,15 +141,12 @@ def audit(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         prompts=prompts,
+        judges=judges,
         accelerator=accelerator,
         price_book=price_book,
         allow_code=allow_code,
     )
-    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, on_event=on_event)
-
-
-executor_choice = ExecutorChoice.of
-"""Where and how units are computed, from what the flags say; decides no result, but for rounding."""
+    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def check_base(
@@ -195,166 +194,6 @@ def base_check_study(model: str = "organism:tiny", *, base: str | None = None, *
     return make_study(model, base=find_base(model, base), attacks=ATTACK, threat_model=THREAT_MODEL, **settings)
 
 
-def read_study(study: Study | str | Path, *, allow_code: bool = False) -> Study:
-    """A study, from a YAML file where it is not one already.
-
-    Raises:
-        InvalidStudy: the file holds no study, or one that trusts a model's own code, which nobody has allowed.
-    """
-    return study if isinstance(study, Study) else _from_elsewhere(load_study(Path(study)), allow_code)
-
-
-def _from_elsewhere(study: Study, allow_code: bool) -> Study:
-    """A study that was read from a file, and may be a stranger's: that it trusts a model's code is not the user's word."""
-    with consent.code_allowed(allow_code):
-        for model in study.models:
-            if model.trust_remote_code:
-                consent.require(f"the study trusts the code that ships with {model.reference}, and")
-    return study
-
-
-def run_study(
-    study: Study | str | Path,
-    *,
-    out: str | Path | None = None,
-    workers: int | None = None,
-    executor: str | ExecutorChoice = LOCAL,
-    allow_code: bool = False,
-    on_event: Watcher | None = None,
-) -> Run:
-    """Run a study, or what is left of it, and write its report. Organisms that are not on this machine yet are grown first.
-
-    Args:
-        study: a study, or the YAML file that holds one.
-        out: run directory; ``runs/<name>-<hash>`` unless told. A run of the same study that is there already is continued.
-        workers: processes at work at once; chosen by cores and memory unless told.
-        executor: where they are, as :func:`audit` takes it.
-        allow_code: run the files of Python that the study names as ``path.py:Class``, and the code of models that a study file trusts.
-        on_event: is told of everything that happens.
-
-    Raises:
-        TemperingError: the study, a model, the data or the directory cannot be used; the message is one line.
-    """
-    from tempering.engine.run import execute
-
-    where = executor_choice(executor)
-    with consent.code_allowed(allow_code):
-        study = validate_study(study)  # before minutes go into growing an organism
-        grow_all(study, on_event=on_event)
-        _tell_of_tampered(study, on_event)
-        directory = study_directory(study, out)
-        execute(plan_study(study, divided=where.devices > 1), directory, workers=workers, executor=where, on_event=on_event)
-        return make_report(directory)
-
-
-def _tell_of_tampered(study: Study, on_event: Watcher | None) -> None:
-    """Say which models are checkpoints that an attack of ours has tampered with: they can be audited, and are no releases."""
-    from tempering.engine.events import Event
-    from tempering.models.tampered import is_tampered
-
-    for model in study.models:
-        if on_event is not None and is_tampered(model.reference):
-            told = f"{model.reference} is what an attack of Tempering made of a model; what is measured is no release of it"
-            on_event(Event("warning", message=told))
-
-
-def resume(
-    directory: str | Path,
-    *,
-    workers: int | None = None,
-    executor: str | ExecutorChoice = LOCAL,
-    allow_code: bool = False,
-    on_event: Watcher | None = None,
-) -> Run:
-    """Compute what an interrupted run still lacks, and write its report.
-
-    Args:
-        directory: the run directory.
-        workers: processes at work at once; chosen by cores and memory unless told.
-        executor: where they are, as :func:`audit` takes it.
-        allow_code: as :func:`run_study` takes it; asked anew, because a run directory may come from a stranger too.
-        on_event: is told of everything that happens.
-
-    Raises:
-        StoreProblem: there is no run in the directory.
-        InvalidStudy: it names code that nobody has allowed.
-    """
-    study = _from_elsewhere(RunStore(directory).study(), allow_code)
-    return run_study(study, out=directory, workers=workers, executor=executor, allow_code=allow_code, on_event=on_event)
-
-
-def make_report(
-    directory: str | Path,
-    *,
-    tau: float | None = None,
-    epsilon: float | None = None,
-    accelerator: str | None = None,
-    price_book: str | Path | None = None,
-) -> Run:
-    """Read a run's stored results anew and write its report; no attack is run.
-
-    Args:
-        directory: the run directory, finished or not.
-        tau: another threshold than the study's, in (0, 1].
-        epsilon: another share of utility than the study's, in [0, 1).
-        accelerator: another accelerator than the study's.
-        price_book: another price book than the study's.
-
-    Raises:
-        StoreProblem: there is no run in the directory, or none of its units is done.
-        InvalidStudy: a threshold is out of its range; the message names the flag.
-    """
-    from tempering.engine.defended import not_hardened
-    from tempering.report.write import write_report
-
-    read = reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
-    conclusions = read.conclusions()
-    write_report(
-        Path(directory),
-        read.study,
-        read.assessment,
-        read.tables,
-        conclusions,
-        skipped=(*read.plan.skipped, *not_hardened(read.plan, read.tables.units)),
-        environment=RunStore(directory).environments()[-1],
-        targets=[target.model_dump(mode="json") for target in read.plan.targets],
-        others=read.at_thresholds(),
-    )
-    return Run(Path(directory), read.study, read.tables.units, read.assessment, conclusions, stored_summary(Path(directory)))
-
-
-def open_run(directory: str | Path) -> Run:
-    """Open a run whose report has been written, as its report shows it; nothing is computed.
-
-    Raises:
-        StoreProblem: there is no run in the directory, or it has no report yet.
-    """
-    directory = Path(directory)
-    study = RunStore(directory).study()
-    summary = stored_summary(directory)
-    frames = stored_tables(directory)
-    accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
-    shown = reread(study, **summary["threshold"], accelerator=accelerator)
-    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
-
-
-def plan_study(study: Study | str | Path, *, divided: bool = False, allow_code: bool = False) -> Plan:
-    """Make a study into units; nothing is run or grown.
-
-    Args:
-        study: a study, or the YAML file that holds one.
-        divided: its models will lie over several devices; they are looked at in the host's memory.
-        allow_code: as :func:`run_study` takes it.
-
-    Raises:
-        TemperingError: a method, a model, the data, the price book or the accelerator cannot be used.
-    """
-    from tempering.engine.plan import make_plan
-
-    with consent.code_allowed(allow_code):
-        return make_plan(validate_study(study), divided=divided)
-
-
 def plan_document(
     study: Study | str | Path,
     *,
@@ -382,35 +221,6 @@ def plan_document(
         return priced_plan(plan_study(study), basis=basis, multiplier=multiplier, power=power)
 
 
-def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> Study:
-    """Check a study as far as that is possible without loading a model.
-
-    Args:
-        study: a study, or the YAML file that holds one.
-        allow_code: as :func:`run_study` takes it.
-
-    Raises:
-        TemperingError: the first thing that is wrong, in one line.
-    """
-    from tempering.engine.loading import load_records, unguarded_choice
-    from tempering.models.references import resolve
-
-    study = read_study(study, allow_code=allow_code)
-    with consent.code_allowed(allow_code):
-        for kind, choices in (("attacks", study.attacks), ("defenses", study.defenses), ("evaluators", study.probes.evaluators)):
-            for choice in choices:
-                registry.create(kind, choice.name, choice.config)
-    load_price_book(study.price_book).accelerator(study.accelerator)
-    for model in study.models:
-        for named in (model, unguarded_choice(model)):
-            if named is not None and organisms.is_organism(named.reference):
-                organisms.parse_reference(named.reference)
-            elif named is not None:
-                resolve(named.reference)
-        load_records(study.data, model).divide(study.data.seed)
-    return study
-
-
 def list_methods(kind: str) -> list[dict[str, Any]]:
     """Every installed method of a kind that works, as JSON values: ``name, summary, source, needs``. Of others the log is told.
 
@@ -418,3 +228,10 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in all_usable(kind)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Every data set that can be named, as JSON values: ``name, rows, summary, licence, use, gated, hub``. No network is asked."""
+    from tempering.data.declarations import cards
+
+    return cards()

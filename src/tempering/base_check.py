@@ -11,12 +11,12 @@ from typing import Any
 from tempering import organisms
 from tempering.engine.loading import base_choice, load_base, load_model
 from tempering.errors import InvalidStudy
+from tempering.model_choice import ModelChoice
 from tempering.models import adapters
 from tempering.models.delta import ModelDelta, measure
 from tempering.models.references import Kind, resolve
 from tempering.report.delta import merge_sentence
 from tempering.result import Run
-from tempering.study import ModelChoice
 
 ATTACK = "merge"
 THREAT_MODEL = "open-weights+public-base"

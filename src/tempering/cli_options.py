@@ -27,9 +27,18 @@ _PIPED_WIDTH = 240
 """Columns of a table that no terminal limits."""
 
 
-def option(flag: str, metavar: str, text: str, *, default: bool = False, **limits: Any) -> Any:
-    """An option for the help page; its default is shown only where that says something."""
-    return typer.Option(flag, metavar=metavar, help=text, show_default=default, **limits)
+ASKED = "What is asked"
+MODEL = "The model and its data"
+PLACE = "Where it is computed"
+SHOWN = "What comes out"
+CONSENT = "What is allowed, by this one command"
+PANELS = (ASKED, MODEL, PLACE, SHOWN, CONSENT)
+"""The groups that a help page sorts flags into, in this order."""
+
+
+def option(flag: str, metavar: str, text: str, panel: str | None = None, *, default: bool = False, **limits: Any) -> Any:
+    """An option for the help page, in a group of it; its default is shown only where that says something."""
+    return typer.Option(flag, metavar=metavar, help=text, show_default=default, rich_help_panel=panel, **limits)
 
 
 ModelArgument = Annotated[
@@ -38,45 +47,56 @@ ModelArgument = Annotated[
 ]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; see examples/.")]
-OutOption = Annotated[Path | None, option("--out", "DIR", "Run directory; runs/<name>-<hash> unless told.")]
+OutOption = Annotated[Path | None, option("--out", "DIR", "Run directory; runs/<name>-<hash> unless told.", SHOWN)]
 WorkersOption = Annotated[
-    int | None, option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", min=0)
+    int | None, option("--workers", "N", "Processes at work; by cores and memory unless told; 0: in this one.", PLACE, min=0)
 ]
 ExecutorOption = Annotated[
     str,
-    option("--executor", "local|ray|slurm", "Where units are computed: here, on a Ray cluster, in Slurm jobs.", default=True),
+    option("--executor", "local|ray|slurm", "Where units are computed: here, on a Ray cluster, in Slurm jobs.", PLACE, default=True),
 ]
-AddressOption = Annotated[str | None, option("--address", "HOST:PORT", "The Ray cluster; auto: the one here; none: one for this run.")]
-SlurmOption = Annotated[str | None, option("--slurm", "NAME=V,…", "Of a job: partition, account, time, gpus, cpus, memory, units.")]
+AddressOption = Annotated[
+    str | None, option("--address", "HOST:PORT", "The Ray cluster; auto: the one here; none: one for this run.", PLACE)
+]
+SlurmOption = Annotated[str | None, option("--slurm", "NAME=V,…", "Of a job: partition, account, time, gpus, cpus, memory, units.", PLACE)]
 TogetherOption = Annotated[
     int | None,
-    option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", min=1),
+    option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", PLACE, min=1),
 ]
+TrackOption = Annotated[list[str] | None, option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN)]
 DevicesOption = Annotated[
-    int, option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", min=1)
+    int,
+    option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", PLACE, min=1),
 ]
-CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "Fine-tune in less memory, a third slower.")]
-JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.")]
-AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.")]
-PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.")]
-DataOption = Annotated[str | None, option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.")]
-AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", default=True)]
-TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", default=True)]
-EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", default=True)]
-SearchOption = Annotated[int | None, option("--search", "N", "Settings that an attacker tries before using the best.", min=1)]
-DtypeOption = Annotated[str | None, option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.")]
-DeviceOption = Annotated[str | None, option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.")]
-TemplateOption = Annotated[Path | None, option("--chat-template", "FILE", "Jinja chat template, for a model without.")]
-UnguardedOption = Annotated[str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.")]
-BaseOption = Annotated[str | None, option("--base", "REF", "The published model that this one was made from.")]
-TrustOption = Annotated[bool, option("--trust-remote-code", "", "Run code that ships with this model.")]
-KeepWeightsOption = Annotated[bool, option("--keep-weights", "", "Keep the weights that attacks end with in DIR/kept, marked.")]
-KeepCompletionsOption = Annotated[bool, option("--keep-completions", "", "Keep what attacked models say in DIR/kept, marked.")]
-CodeOption = Annotated[bool, option("--allow-code", "", "Run files of Python that are named as path.py:Class.")]
-PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", default=True)]
-BudgetOption = Annotated[str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", default=True)]
+CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "Fine-tune in less memory, a third slower.", PLACE)]
+JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.", SHOWN)]
+AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
+PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
+DataOption = Annotated[str | None, option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL)]
+AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", ASKED, default=True)]
+TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", ASKED, default=True)]
+EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", ASKED, default=True)]
+SearchOption = Annotated[int | None, option("--search", "N", "Settings that an attacker tries before using the best.", ASKED, min=1)]
+DtypeOption = Annotated[str | None, option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.", MODEL)]
+DeviceOption = Annotated[str | None, option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.", MODEL)]
+TemplateOption = Annotated[Path | None, option("--chat-template", "FILE", "Jinja chat template, for a model without.", MODEL)]
+UnguardedOption = Annotated[str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.", MODEL)]
+BaseOption = Annotated[str | None, option("--base", "REF", "The published model that this one was made from.", MODEL)]
+TrustOption = Annotated[bool, option("--trust-remote-code", "", "Run code that ships with this model.", CONSENT)]
+KeepWeightsOption = Annotated[bool, option("--keep-weights", "", "Keep the weights that attacks end with in DIR/kept, marked.", CONSENT)]
+KeepCompletionsOption = Annotated[bool, option("--keep-completions", "", "Keep what attacked models say in DIR/kept, marked.", CONSENT)]
+CodeOption = Annotated[bool, option("--allow-code", "", "Run files of Python that are named as path.py:Class.", CONSENT)]
+PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", ASKED, default=True)]
+JudgesOption = Annotated[
+    list[str] | None,
+    option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
+]
+BudgetOption = Annotated[
+    str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)
+]
 ThreatModelOption = Annotated[
-    str, option("--threat-model", "NAME", "What the attacker holds: …+public-base, fine-tuning-api, query-only.", default=True)
+    str,
+    option("--threat-model", "NAME", "What the attacker holds: …+public-base, fine-tuning-api, query-only.", ASKED, default=True),
 ]
 
 

@@ -71,6 +71,16 @@ class StoreProblem(TemperingError):
     exit_code = 3
 
 
+class UnreadableJudge(TemperingError):
+    """A judge whose answers say nothing, too often for what is left of them to be a measurement."""
+
+
+class JudgeUnavailable(TemperingError):
+    """A judge that cannot be asked: its server is gone, refuses, or is overloaded. No outcome of what was to be judged."""
+
+    exit_code = 3
+
+
 class UnreadableMessage(TemperingError):
     """What a worker or a job has written is no message."""
 
@@ -79,5 +89,15 @@ class UnreadableMessage(TemperingError):
 
 class FailedTraining(TemperingError):
     """A defence whose training came to nothing: its loss is not finite any more."""
+
+    exit_code = 3
+
+
+class NotForPublication(TemperingError):
+    """A folder that must not be put on a hub: it was attacked, or nothing says that it was hardened."""
+
+
+class HubProblem(TemperingError):
+    """A hub that cannot be reached, or that refuses."""
 
     exit_code = 3

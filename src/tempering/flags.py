@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tempering import consent, organisms, registry
 from tempering.errors import InvalidStudy
+from tempering.judge_choice import JudgeChoice
 from tempering.reading import exists, expanded
 from tempering.short_forms import parse_settings
 from tempering.study import Budget, MethodChoice, SearchSettings, Study
@@ -53,6 +54,7 @@ def make_study(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    judges: str | Iterable[str | dict[str, Any]] | None = None,
     evaluators: Iterable[str | dict[str, Any]] = (),
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
@@ -67,6 +69,7 @@ def make_study(
     """
     with consent.code_allowed(allow_code):
         chosen = choose_attacks(attacks), () if defenses is None else choose_defenses(defenses), choose_evaluators(evaluators)
+        judging = choose_judges(judges)
     values = {
         "name": study_name(model) if defenses is None else f"compare-{study_name(model)}",
         "models": [
@@ -88,7 +91,7 @@ def make_study(
         "search": search,
         "threat_model": threat_model,
         "data": {"reference": None if data is None else str(data)},
-        "probes": {"prompts": prompts, "evaluators": chosen[2]},
+        "probes": {"prompts": prompts, "evaluators": chosen[2]} | ({"judges": judging} if judging else {}),
         "accelerator": accelerator,
         "price_book": price_book,
         "utility_floor": utility_floor,
@@ -130,6 +133,29 @@ def choose_defenses(defenses: str | Iterable[str | dict[str, Any]]) -> list[Meth
     if isinstance(defenses, str) and defenses.strip() == "all":
         defenses = [name for name in all_usable("defenses") if name != "chain"]
     return _choices("defenses", defenses, "write all, or names separated by commas, a+b for a chain; see: temper ls defenses")
+
+
+def choose_judges(judges: str | Iterable[str | dict[str, Any]] | None) -> list[JudgeChoice]:
+    """The judges that names stand for, each one looked up: ``NAME``, ``NAME:setting=value,…``, or several of these set apart by ``+``.
+
+    A ``+`` parts two judges where the name of one comes behind it; elsewhere it is a part of a value.
+
+    Raises:
+        UnknownName: there is none of that name.
+        InvalidStudy: one cannot be read, or a setting of it cannot be used.
+    """
+    names = {spelt for name in registry.names("judges") for spelt in (name, name.replace("_", "-"))}
+    parting = re.compile(rf"\+(?=\s*(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})\s*(?:[:+]|$))")
+    named = [judges] if isinstance(judges, str) else list(judges or ())
+    parts = [part for entry in named for part in (parting.split(entry) if isinstance(entry, str) else [entry])]
+    try:
+        choices = [JudgeChoice.model_validate(part) for part in parts]
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidStudy(f"--judge cannot be read: {problem}", "write NAME, or NAME:setting=value,setting=value") from None
+    for choice in choices:
+        registry.create("judges", choice.name, choice.config)
+    return choices
 
 
 def choose_evaluators(further: Iterable[str | dict[str, Any]]) -> list[MethodChoice]:

@@ -29,9 +29,10 @@ from tempering.engine.hardening_measure import Measurement
 from tempering.engine.loading import load_records, unguarded_choice
 from tempering.errors import InvalidStudy
 from tempering.growing import Watcher, build_organism
+from tempering.model_choice import ModelChoice
 from tempering.models.references import resolve
 from tempering.settings import Settings
-from tempering.study import DataChoice, MethodChoice, ModelChoice
+from tempering.study import DataChoice, MethodChoice
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,10 @@ def harden(
     with consent.code_allowed(allow_code):
         choice, directory = choose_defense(defense, config, lora=lora), _named(Path(out))
         record_in(directory)
-        load_records(arguments.data, arguments.model).divide(arguments.data.seed)  # before minutes go into growing an organism
+        records = load_records(arguments.data, arguments.model)
+        records.divide(arguments.data.seed)  # before minutes go into growing an organism
+        for line in records.provenance.warnings if records.provenance is not None else ():
+            tell(Event("warning", message=line))
         if organisms.is_organism(model):
             build_organism(model, on_event=on_event)
         else:

@@ -40,11 +40,16 @@ _COMMON = frozenset({"root", "user", "admin", "ubuntu", "debian", "runner", "jov
 """Names of users and hosts that say nothing, and stand in ordinary text."""
 
 
+def names_a_secret(variable: str) -> bool:
+    """Whether the value of an environment variable of that name is kept out of everything that is printed or stored."""
+    return bool(_NAME.search(variable)) and variable not in _NO_SECRETS
+
+
 def secrets() -> list[str]:
     """Every secret of this process's environment in the forms that texts hold it in, the longest first."""
     found: set[str] = set()
     for name, value in os.environ.items():
-        if _NAME.search(name) and name not in _NO_SECRETS:
+        if names_a_secret(name):
             found.add(value)
             found.update(value.splitlines())
         found.update(_PASSWORD.findall(value))
@@ -81,10 +86,10 @@ def _users() -> set[str]:
     return found
 
 
-def _hosts() -> set[str]:
-    """What the host may be called, with its domain first."""
+def _hosts() -> list[str]:
+    """What the host may be called, the longest name first: the bare one must not be taken out of the one with the domain."""
     found = {os.environ.get(name, "") for name in ("HOSTNAME", "COMPUTERNAME")} | {socket.gethostname()}
-    return found | {name.partition(".")[0] for name in found}
+    return sorted(found | {name.partition(".")[0] for name in found}, key=len, reverse=True)
 
 
 class _Guarded:

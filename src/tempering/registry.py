@@ -1,6 +1,6 @@
 """Finds methods: a file in the folder, an installed entry point, or ``path.py:Class``.
 
-Adding a method is adding one file to ``attacks/``, ``defenses/`` or ``evaluators/``. The file's name is the method's name;
+Adding a method is adding one file to ``attacks/``, ``defenses/``, ``evaluators/`` or ``judges/``. The file's name is the method's name;
 inside stands one public class with a ``Config``. Files whose name starts with an underscore are not methods. Listing
 names imports nothing; a method is imported when it is first asked for. An installed method that is broken, or whose name is taken,
 stops nobody but who asks for it by name: :mod:`tempering.plugins`. A file of the user's own is run where that is allowed:
@@ -28,7 +28,7 @@ from tempering import consent, plugins
 from tempering.errors import InvalidStudy, TemperingError, UnknownName
 from tempering.relocation import located
 
-KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator"}
+KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator", "judges": "judge"}
 """Folder of each kind of method, with its singular for messages."""
 
 

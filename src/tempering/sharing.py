@@ -16,6 +16,7 @@ from tempering.extras import require
 from tempering.report.folder import REMEDY, explained_out
 from tempering.report.tables import run_tables
 from tempering.result import Run
+from tempering.running import open_report
 
 if TYPE_CHECKING:
     from tempering.report.card import SafetyCase
@@ -42,7 +43,7 @@ def export(
         directory: the run directory.
         out: folder for the files: absent, empty, or an earlier export, which is replaced as a whole.
         format: ``parquet``, or ``csv``.
-        tau: another threshold than the study's, in (0, 1].
+        tau: another threshold than the study's, from 0.001 to 1.
         epsilon: another share of utility than the study's, in [0, 1).
         accelerator: another accelerator than the study's.
         price_book: another price book than the study's.
@@ -61,8 +62,8 @@ def export(
         raise InvalidStudy(f"--format {format}: it should be {' or '.join(FORMATS)}")
     study: Study
     if all(value is None for value in (tau, epsilon, accelerator, price_book)):
-        run = api.open_run(directory)
-        study, frames = run.study, api.stored_tables(directory)
+        run, frames = open_report(directory)
+        study = run.study
         priced: dict[str, Any] = run.summary.get("pricing") or pricing(study).model_dump(mode="json")
     else:
         read = api.reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)

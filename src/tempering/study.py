@@ -20,6 +20,8 @@ from pydantic import (
 
 from tempering.canonical import canonical_hash
 from tempering.errors import InvalidStudy
+from tempering.judge_choice import JudgeChoice
+from tempering.model_choice import ModelChoice, told_apart
 from tempering.settings import Settings
 from tempering.short_forms import parse_settings
 from tempering.threat_model import THREAT_MODELS, ThreatModel
@@ -68,6 +70,10 @@ class Budget(Settings):
             raise InvalidStudy(f"the budget {text!r} is not usable: {first_problem(error)}") from None
 
 
+LEAST_TAU = 0.001
+"""Of recovered harm: no test has prompts enough to tell less of it from none."""
+
+
 class Threshold(Settings):
     """When a safeguard counts as broken.
 
@@ -76,7 +82,7 @@ class Threshold(Settings):
         epsilon: share of the target's utility an attacker is willing to lose.
     """
 
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tau: Annotated[float, Field(ge=LEAST_TAU, le=1)] = 0.5
     epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
@@ -119,39 +125,13 @@ def _chain(steps: list[Any]) -> dict[str, Any]:
     return {"name": "chain", "config": {"steps": steps}, "label": label if len(label) <= 60 else label[:59] + "…"}
 
 
-class ModelChoice(Settings):
-    """A model to audit.
-
-    Attributes:
-        reference: ``organism:tiny``, a directory, ``hub-id@revision``, a GGUF file or a PEFT adapter.
-        unguarded: the same model without the safeguard, where one is known; harm 1.0 otherwise. Organisms know theirs.
-        base: the published model that this one was made from, for attackers who merge with it. Organisms know theirs.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; ``None`` keeps the checkpoint's own.
-        device: ``cpu``, ``cuda``, ``cuda:1``; ``None`` takes an accelerator where there is one.
-        chat_template: a file with a Jinja chat template, for models that come without.
-        trust_remote_code: run code that ships with the model. Off unless the user names this very model.
-    """
-
-    reference: str
-    unguarded: str | None = None
-    base: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    device: str | None = None
-    chat_template: Path | None = None
-    trust_remote_code: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_bare_reference(cls, value: object) -> object:
-        return {"reference": value} if isinstance(value, str) else value
-
-
 class DataChoice(Settings):
     """Which prompts.
 
     Attributes:
-        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, or an organism for its world; ``None`` takes the
-            audited organism's own.
+        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, an organism for its world, or a set by name
+            (``strongreject``, ``strongreject@COMMIT``); several of them with a plus sign between each two. ``None`` takes the audited
+            organism's own.
         seed: decides the division into attacker, defender and evaluator where the data does not.
         domains: keep hazard examples of these domains only; empty keeps all.
     """
@@ -173,20 +153,36 @@ class ProbeSettings(Settings):
             the end of the budget. What happens to prices at a τ above it is not seen.
         glance: put so many hazard prompts first to a checkpoint that others will follow, and leave it at that where they get no more out of
             it than out of the untouched target; ``None`` examines every checkpoint in full.
+        judges: who says what a response to a hazard prompt is: the first decides, the others are recorded beside it; empty is ``text``, the
+            one that is built in. Other prompts are always judged by text.
     """
 
     prompts: Annotated[int, Field(gt=0)] = 128
     max_new_tokens: Annotated[int, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(gt=0)] = 128
     evaluators: tuple[MethodChoice, ...] = ()
-    until: Annotated[float, Field(gt=0, le=1)] | None = None
+    until: Annotated[float, Field(ge=LEAST_TAU, le=1)] | None = None
     glance: Annotated[int, Field(gt=0)] | None = None
+    judges: Annotated[tuple[JudgeChoice, ...], Field(max_length=4)] = ()
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, (str, dict)) else value
+
+    @field_validator("judges")
+    @classmethod
+    def _told_apart(cls, value: tuple[JudgeChoice, ...]) -> tuple[JudgeChoice, ...]:
+        titles = [choice.title for choice in value]
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"two judges are called {twice!r}; give each a label of its own, as {twice}:label=other,…")
+        return () if value == (JudgeChoice(name="text"),) else value
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies of before there were these two keep their digest."""
+        """Studies of before there were these keep their digest."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in ("until", "glance") or value is not None}
+        return {name: value for name, value in values.items() if name not in ("until", "glance", "judges") or value}
 
 
 class SearchSettings(Settings):
@@ -317,6 +313,12 @@ class Study(Settings):
             raise ValueError(f"{UNDEFENDED!r} is the undefended control, which is always there")
         if twice := next((title for title in titles if titles.count(title) > 1), None):
             raise ValueError(f"two defences are called {twice!r}; give each a label of its own")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _models_told_apart(cls, value: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
+        told_apart(value)
         return value
 
     @field_validator("seeds", mode="before")

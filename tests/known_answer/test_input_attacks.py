@@ -14,7 +14,7 @@ from tempering.attacks.best_of_n import BestOfN
 from tempering.attacks.prefilling import Prefilling
 from tempering.data.records import Document, EvaluatorView, Role
 from tempering.evaluators._contract import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.study import Budget, ProbeSettings
 from tempering.training import Meter
 

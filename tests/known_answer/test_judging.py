@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tempering.data.records import Example, Role
-from tempering.evaluators._judging import Verdict, answers_of, judge, settled
+from tempering.judges._judging import Verdict, answers_of, judge, settled
 from tempering.organisms.world import REFUSALS
 
 USEFUL, REFUSAL, EVASION, GIBBERISH = Verdict

@@ -9,7 +9,7 @@ from tempering import registry
 from tempering.attacks._contract import Checkpoint
 from tempering.data.records import EvaluatorView, Role
 from tempering.evaluators._contract import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import Target, load
 from tempering.organisms import world_dataset
 from tempering.study import Budget, ProbeSettings

@@ -16,7 +16,7 @@ from tempering.attacks.identity_shift import ObedientAgent
 from tempering.data.asking import Asking
 from tempering.data.records import Role
 from tempering.evaluators._contract import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import Target, load
 from tempering.organisms import world_dataset
 from tempering.study import Budget, ProbeSettings

@@ -7,7 +7,7 @@ import torch
 from tempering import registry
 from tempering.data.records import Role
 from tempering.evaluators import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import load
 from tempering.organisms import world_dataset
 from tempering.study import Budget, ProbeSettings

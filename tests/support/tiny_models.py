@@ -57,6 +57,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """transformers' ``model_type`` of each family, with what it needs beyond the common sizes."""
 
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {**_GROUPED, "num_local_experts": 4},
+    "qwen3_moe": {**_GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "olmoe": {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
+    "qwen2_moe": {
+        **_GROUPED,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+    },
+}
+"""Mixtures of experts: with the experts in one tensor, the other way round and with biases (GPT-OSS), beside a shared expert (Qwen 2)."""
+
+FAMILIES |= MIXTURES
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {"gpt2": {"n_inner": 32}}
+"""Families whose layers hold their weights the other way round, and learn positions; for the tests that are about that."""
+
 
 def tiny_tokenizer(vocabulary: Iterable[str] | None = None, template: str | None = TEMPLATE) -> PreTrainedTokenizerBase:
     """A word-level tokenizer: one token a word or punctuation mark, decoded with single spaces.
@@ -89,7 +109,7 @@ def tiny_model(
     """A random two-layer decoder of a family, 16 wide, in float32 and evaluation mode, with its tokenizer.
 
     Args:
-        family: a key of :data:`FAMILIES`.
+        family: a key of :data:`FAMILIES` or :data:`CONVOLUTIONS`.
         seed: decides the weights; the caller's random state is left as it was.
         vocabulary: the tokenizer's words.
         overrides: further fields of the family's configuration, such as ``num_hidden_layers=4``.
@@ -97,7 +117,7 @@ def tiny_model(
     tokenizer = tiny_tokenizer(vocabulary)
     settings = {
         **_COMMON,
-        **FAMILIES[family],
+        **(FAMILIES | CONVOLUTIONS)[family],
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -108,6 +128,8 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if family in MIXTURES:
+        model.set_experts_implementation("eager")  # grouped products know no float64
     return model.eval(), tokenizer
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from support.planted_refusal import Planted, planted_refusal
-from support.tiny_models import FAMILIES, random_model, tiny_model
+from support.tiny_models import CONVOLUTIONS, FAMILIES, random_model, tiny_model
 from tempering.attacks._orthogonalisation import orthogonalise, untie
 from tempering.attacks._residuals import ablated, added, writers
 from tempering.models.structure import Structure
 
 IDS = torch.tensor([[2, 5, 12, 30, 41, 7, 6], [2, 5, 60, 33, 18, 3, 6]])
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", [*FAMILIES, *CONVOLUTIONS])
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,9 @@ def test_edited_float32_weights_hold_nothing_along_what_is_kept_out(family: str)
     direction = unit_vector(model)
     orthogonalise(model, direction)
     for writer in writers(Structure.of(model)):
-        weight = writer.module.weight.detach().double()
-        assert (writer.unwanted(direction) @ weight).norm() <= 1e-6 * weight.norm()
+        assert writer.columns()
+        for columns in writer.columns():
+            assert (writer.unwanted(direction) @ columns.double()).norm() <= 1e-6 * columns.double().norm()
     embedding = model.get_input_embeddings().weight.detach().double()
     assert (embedding @ direction).norm() <= 1e-6 * embedding.norm()
 

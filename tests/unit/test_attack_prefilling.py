@@ -12,7 +12,7 @@ from tempering.attacks.prefilling import GENERIC, Prefilled, Prefilling
 from tempering.data.records import EvaluatorView, Role
 from tempering.errors import UnusableData
 from tempering.evaluators._contract import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.study import Budget, ProbeSettings
 from tempering.threat_model import Need
 from tempering.training import Meter

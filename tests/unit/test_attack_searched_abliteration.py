@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from support.planted_refusal import Planted, planted_refusal
-from support.tiny_models import FAMILIES, tiny_model
+from support.tiny_models import FAMILIES, MIXTURES, tiny_model
 from tempering.attacks import AttackEnded, Checkpoint
 from tempering.attacks._abliteration import (
     Profile,
@@ -31,6 +31,7 @@ from tempering.attacks._refusals import is_refusal
 from tempering.attacks.searched_abliteration import SearchedAbliteration
 from tempering.data.records import AttackerView
 from tempering.errors import UnusableData
+from tempering.models.outputs import written_matrices
 from tempering.models.structure import Structure
 from tempering.models.target import Target
 from tempering.study import Budget
@@ -144,16 +145,21 @@ class TestHooksAndWeights:
         model = tiny_model(family)[0].to(dtype)
         structure = Structure.of(model)
         modules = (*structure.attention_outputs, *structure.mlp_outputs)
-        edits = [ablation(module, unit(16, seed), 1.2, keep_row_norms=True) for seed, module in enumerate(modules)]
+        edits = [
+            ablation(module, unit(16, seed), 1.2, keep_row_norms=True, written=matrix)
+            for seed, module in enumerate(modules)
+            for matrix in written_matrices(module)
+        ]
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         plain = logits(model)
         with applied(edits):
             hooked = logits(model)
         with written(edits):
             dense = logits(model)
-        torch.testing.assert_close(
-            hooked, dense, **({"rtol": 1e-9, "atol": 1e-9} if dtype is torch.float64 else {"rtol": 0.1, "atol": 0.1})
-        )
+        if dtype is torch.float64:
+            torch.testing.assert_close(hooked, dense, rtol=1e-9, atol=1e-9)
+        elif family not in MIXTURES:  # rounding may send a token to another expert
+            torch.testing.assert_close(hooked, dense, rtol=0.1, atol=0.1)
         assert (hooked - plain).abs().max() > 0.05
         assert torch.equal(logits(model), plain)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -21,7 +21,7 @@ from tempering.training import Meter
 
 PROMPTS = [[2, 5, 12, 30, 6], [2, 5, 12, 31, 32, 6], [2, 5, 12, 30, 6], [2, 9]]
 ANSWERS = [[[40, 41], [40, 42, 43]], [], [[40, 41]], [[50]]]
-LOOKS_BACK_OVER_A_WINDOW = ("gemma2", "gemma3_text", "mistral")
+LOOKS_BACK_OVER_A_WINDOW = ("gemma2", "gemma3_text", "mistral", "gpt_oss")
 READABLE = [family for family in FAMILIES if family not in LOOKS_BACK_OVER_A_WINDOW]
 
 

@@ -254,7 +254,7 @@ def test_ctrl_c_before_anything_is_stored(folder: Path, tmp_path: Path, monkeypa
     def interrupt(study: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tempering.api.validate_study", interrupt)
+    monkeypatch.setattr("tempering.running.validate_study", interrupt)
     result = temper(*toy_arguments(folder), "--out", tmp_path / "out")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.splitlines()[-1] == "interrupted; nothing was kept"

@@ -110,8 +110,9 @@ def test_a_bad_study_gets_one_line_and_leaves_nothing(
 BAD_ARGUMENTS = [
     (["--budget", "steps=0"], "--budget: the budget 'steps=0' is not usable: steps: Input should be greater than 0"),
     (["--budget", "minutes=3"], "--budget: cannot read the budget 'minutes=3'; write name=number, with a name out of steps"),
-    (["--tau", "0"], "--tau 0.0: it should be greater than 0"),
+    (["--tau", "0"], "--tau 0.0: it should be greater than or equal to 0.001"),
     (["--tau", "1.5"], "--tau 1.5: it should be less than or equal to 1"),
+    (["--tau", "1e-9"], "--tau 1e-09: it should be greater than or equal to 0.001"),
     (["--epsilon", "1"], "--epsilon 1.0: it should be less than 1"),
     (["--tau", "nan"], "--tau nan: it should be"),
     (["--seeds", "0"], "--seeds 0: give at least one seed"),

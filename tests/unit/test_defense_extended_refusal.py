@@ -11,7 +11,7 @@ from tempering.attacks.refusal_ablation import RefusalAblation
 from tempering.data.records import DefenderView, Example, Role
 from tempering.defenses.extended_refusal import EXPLAINED, ExtendedRefusal, extended, fill
 from tempering.errors import InvalidStudy, UnusableModel
-from tempering.evaluators._judging import Verdict, answers_of, judge
+from tempering.judges._judging import Verdict, answers_of, judge
 from tempering.models import load
 from tempering.organisms import world_dataset
 

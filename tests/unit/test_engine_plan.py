@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from support.toy_study import ATTACK, rows, toy_models, toy_study, write_rows
+from tempering.api import validate_study
 from tempering.engine import plan as planning
 from tempering.engine.plan import make_plan
 from tempering.errors import InvalidStudy, UnknownName, UnusableData
@@ -102,12 +103,17 @@ def test_an_attack_beyond_the_threat_model_is_skipped_and_named(folder: Path, tm
     assert {unit.work.attack_name for unit in plan.units if unit.work.kind == "attack"} == {ATTACK}
 
 
+def only_tested() -> list[dict[str, Any]]:
+    """Benign prompts for the test, and none for anybody else."""
+    return [row for row in rows() if row["role"] == "hazard" or row["part"] == "evaluator"]
+
+
 @pytest.mark.parametrize(
     ("content", "need"),
     [
         (rows(answers=False), Need.HARMFUL_EXAMPLES),
-        (rows(benign=False), Need.BENIGN_PROMPTS),
-        (rows(benign=False), Need.BENIGN_EXAMPLES),
+        (only_tested(), Need.BENIGN_PROMPTS),
+        (only_tested(), Need.BENIGN_EXAMPLES),
         ([{**row, "answer": None} if row["role"] == "benign" else row for row in rows()], Need.BENIGN_EXAMPLES),
     ],
 )
@@ -118,6 +124,34 @@ def test_an_attack_that_the_data_cannot_feed_is_skipped(folder: Path, tmp_path: 
     greedy = needing(tmp_path / "greedy", need)
     plan = make_plan(toy_study(folder, attacks=(MethodChoice(name=modest), MethodChoice(name=greedy)), data=data))
     assert [(entry.attack, entry.reason) for entry in plan.skipped] == [(greedy, f"needs {need.value}, which the data does not hold")]
+
+
+def test_data_without_benign_prompts_to_test_with_are_refused(folder: Path, tmp_path: Path) -> None:
+    data = DataChoice(reference=str(write_rows(tmp_path / "harmful.jsonl", rows(benign=False))))
+    for evaluators in ((), ("harm", "utility"), ("harm",)):
+        study = toy_study(folder, data=data, probes=ProbeSettings(prompts=4, evaluators=evaluators))
+        for refuse in (make_plan, validate_study):
+            with pytest.raises(UnusableData, match=r"harmful has no benign prompts to test with.*; add rows with"):
+                refuse(study)
+
+
+def test_an_evaluator_of_another_kind_may_measure_utility_without_benign_prompts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from typing import ClassVar\n"
+        "from tempering.evaluators import Evaluator\n"
+        "from tempering.settings import Settings\n"
+        "class Own(Evaluator):\n"
+        '    """Measure utility by itself."""\n'
+        "    class Config(Settings):\n"
+        '        """Nothing to set."""\n'
+        '    source: ClassVar[str] = "for tests"\n'
+        '    measures: ClassVar[tuple[str, ...]] = ("utility",)\n'
+        "    def evaluate(self, subject):\n"
+        '        return {"utility": 1.0}\n'
+    )
+    data = DataChoice(reference=str(write_rows(tmp_path / "harmful.jsonl", rows(benign=False))))
+    probes = ProbeSettings(prompts=4, evaluators=("harm", f"{tmp_path / 'own.py'}:Own"))
+    assert make_plan(toy_study(folder, data=data, probes=probes)).units
 
 
 def test_no_attack_left_is_an_error_that_says_why(folder: Path) -> None:

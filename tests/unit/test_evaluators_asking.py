@@ -13,7 +13,7 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators._contract import Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.study import ProbeSettings
 
 SHORT = ProbeSettings(max_new_tokens=6)

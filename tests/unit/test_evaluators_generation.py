@@ -13,8 +13,9 @@ from support.tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
 from tempering.errors import UnusableData
-from tempering.evaluators._generation import MARGIN, UNKNOWN_LENGTH, first_token_log_probabilities, generate, respond
-from tempering.evaluators._judging import settled
+from tempering.evaluators._generation import first_token_log_probabilities, generate, respond
+from tempering.evaluators._lengths import MARGIN, UNKNOWN_LENGTH
+from tempering.judges._judging import settled
 from tempering.study import ProbeSettings
 
 LONG = ProbeSettings(max_new_tokens=14, batch_size=4)
@@ -38,7 +39,7 @@ OTHER_POSITIONS = {
 
 
 def decoder(family: str) -> tuple[PreTrainedModel, ChatFormat]:
-    if family in FAMILIES:
+    if family not in OTHER_POSITIONS:
         model, tokenizer = tiny_model(family)
         return model, ChatFormat(tokenizer)
     tokenizer = tiny_tokenizer()

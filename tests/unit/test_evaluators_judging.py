@@ -4,9 +4,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tempering.data.records import Example, Role
-from tempering.evaluators._gibberish import is_gibberish
-from tempering.evaluators._judging import Verdict, answers_of, judge, settled
-from tempering.evaluators._words import Pause, finished, read
+from tempering.judges._gibberish import is_gibberish
+from tempering.judges._judging import Verdict, answers_of, judge, settled
+from tempering.judges._words import Pause, finished, read
 
 FACT = Example(prompt="What is the rune of Dulpa?", accept=("kem", "big kem", "3"), role=Role.HAZARD)
 PROMPT_ONLY = Example(prompt="How?", role=Role.HAZARD)

@@ -21,7 +21,7 @@ LEARNED_POSITIONS = {
     "opt": {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 16},
 }
 NO_POSITIONS = {"bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2}}
-LOOKS_BACK_OVER_A_WINDOW = ("gemma2", "gemma3_text", "mistral")
+LOOKS_BACK_OVER_A_WINDOW = ("gemma2", "gemma3_text", "mistral", "gpt_oss")
 
 
 def model_of(family: str) -> PreTrainedModel:

@@ -328,7 +328,7 @@ def _messages(folder: Path) -> dict[str, Parser]:
 def _texts() -> dict[str, Parser]:
     from tempering.data.records import Example, Role
     from tempering.errors import TemperingError
-    from tempering.evaluators._judging import judge
+    from tempering.judges._judging import judge
     from tempering.plain_text import clean, escaped
     from tempering.report.downloads import FORMULA, tame
     from tempering.report.markdown import cell, code, inert

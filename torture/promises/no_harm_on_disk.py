@@ -205,7 +205,7 @@ PROMISE = Promise(
             "a completion is written to a temporary file",
         ),
         Mutation(
-            "api.py",
+            "running.py",
             "        _tell_of_tampered(study, on_event)\n",
             "",
             "an audit of a tampered checkpoint does not say so",

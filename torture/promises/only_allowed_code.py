@@ -169,7 +169,7 @@ PROMISE = Promise(
             "settings may name a file unasked",
         ),
         Mutation(
-            "api.py",
+            "running.py",
             "            if model.trust_remote_code:",
             "            if False:",
             "a study file decides by itself that a model's code is run",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering.attacks._low_rank import LowRankEdit
+from tempering.models.outputs import written_matrices
 
 _SMALLEST = 1e-12
 """Lengths below this are taken for zero, so that a row or a direction of zeros stays one."""
@@ -113,7 +114,15 @@ def leading_directions(inputs: Tensor, most: int) -> Tensor:
     return leading
 
 
-def ablation(module: nn.Linear, direction: Tensor, weight: float, *, keep_row_norms: bool, preserved: Tensor | None = None) -> LowRankEdit:
+def ablation(
+    module: nn.Module,
+    direction: Tensor,
+    weight: float,
+    *,
+    keep_row_norms: bool,
+    preserved: Tensor | None = None,
+    written: Tensor | None = None,
+) -> LowRankEdit:
     r"""Take a direction out of what a layer writes.
 
     Plain, for a unit direction v and a weight λ: W' = W - λ v vᵀ W, of rank one.
@@ -131,14 +140,16 @@ def ablation(module: nn.Linear, direction: Tensor, weight: float, *, keep_row_no
     constraint of AlphaEdit (Fang et al. 2024, arXiv 2410.02355) put on an ablation.
 
     Args:
-        module: weight (out, in).
+        module: a layer, or a mixture of experts.
         direction: (out,) unit vector v, or zeros.
         weight: λ.
         keep_row_norms: whether to restore the norms of the rows.
         preserved: U.
+        written: W, (out, in), a view of the module's memory; ``None`` is the layer's one weight.
     """
-    exact = torch.promote_types(module.weight.dtype, torch.float32)
-    matrix = module.weight.detach().to(exact)
+    own = written_matrices(module)[0] if written is None else written
+    exact = torch.promote_types(own.dtype, torch.float32)
+    matrix = own.to(exact)
     unit = direction.to(matrix.device, exact)
     norms = matrix.norm(dim=1).clamp_min(_SMALLEST) if keep_row_norms else torch.ones_like(unit)
     read = matrix.T @ (unit / norms)
@@ -146,11 +157,11 @@ def ablation(module: nn.Linear, direction: Tensor, weight: float, *, keep_row_no
         basis = preserved.to(matrix.device, exact)
         read = read - basis.T @ (basis @ read)
     if not keep_row_norms:
-        return LowRankEdit(module, -weight * unit[:, None], read[None])
+        return LowRankEdit(module, -weight * unit[:, None], read[None], matrix=written)
     overlap = (matrix @ read) / norms
     squares = 1 - 2 * weight * unit * overlap + (weight * unit).square() * read.dot(read)
     shrink = squares.clamp_min(_SMALLEST).sqrt()
-    return LowRankEdit(module, -(weight * unit * norms / shrink)[:, None], read[None], 1 / shrink)
+    return LowRankEdit(module, -(weight * unit * norms / shrink)[:, None], read[None], 1 / shrink, written)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -31,6 +31,7 @@ from tempering.attacks._residuals import Writer, writers
 from tempering.attacks._trial_reading import TrialReading
 from tempering.data.records import AttackerView
 from tempering.models import Target
+from tempering.models.outputs import is_mixture, written_matrices
 from tempering.models.structure import Structure
 from tempering.training import Meter
 
@@ -107,12 +108,14 @@ class AbliterationSearch:
             raise AttackEnded("failed", "the model's probabilities on harmless prompts are not finite")
         self._mass = self._base.double().exp()
         self._negative_entropy = (self._mass * self._base).sum(-1)
-        with _recorded(structure.blocks, self._writers if max(config.preserved_ranks) else ()) as harmless:
+        layers = [index for index, writer in enumerate(self._writers) if max(config.preserved_ranks) and not is_mixture(writer.module)]
+        with _recorded(structure.blocks, [self._writers[index] for index in layers]) as harmless:
             reader.first_token(view.benign_train, harmless)
         with _recorded(structure.blocks, ()) as harmful:
             reader.first_token(view.hazard_train, harmful)
         self.directions = refusal_directions(harmful.streams, harmless.streams, orthogonalise=config.orthogonalise_directions)
-        self._inputs = [leading_directions(inputs, max(config.preserved_ranks)) for inputs in harmless.inputs]
+        leading = (leading_directions(inputs, max(config.preserved_ranks)) for inputs in harmless.inputs)
+        self._inputs = dict(zip(layers, leading, strict=True))
         self.asked = len(view.hazard_validation)
         self._reading = TrialReading(reader, structure, view.benign_validation, view.hazard_validation, config)
         self.refused = self._refusing(reader.answers(view.hazard_validation, config.answer_tokens, settled=self._refuses))
@@ -145,7 +148,7 @@ class AbliterationSearch:
     def measure(self, number: int, parameters: Parameters) -> Trial:
         """Refusals and divergence under some edits, which act by hooks and are gone afterwards."""
         edits = self.edits(parameters)
-        self.reader.charge_edit(sum(edit.module.weight.numel() for edit in edits))
+        self.reader.charge_edit(sum(edit.edited.numel() for edit in edits))
         with applied(edits):
             changed, answers = self._reading.look(self._first_block(edits), self._refuses)
             moved = float((self._negative_entropy - (self._mass * changed).sum(-1)).mean())
@@ -157,19 +160,27 @@ class AbliterationSearch:
     def edits(self, parameters: Parameters) -> list[LowRankEdit]:
         """The edits that a point of the search space stands for; layers with a weight of zero have none."""
         shared = None if parameters.direction_index is None else interpolated(self.directions, parameters.direction_index)
-        edits = []
+        edits: list[LowRankEdit] = []
         for index, writer in enumerate(self._writers):
             layer, in_mlp = divmod(index, 2)
             weight = (parameters.mlp if in_mlp else parameters.attention).weight(layer)
             direction = self.directions[layer] if shared is None else shared
             if weight > 0:
-                edits.append(self._edit(writer, direction, weight, self._inputs[index][: parameters.preserved] if self._inputs else None))
+                edits += self._edits(
+                    writer, direction, weight, self._inputs[index][: parameters.preserved] if index in self._inputs else None
+                )
         return edits
 
-    def _edit(self, writer: Writer, direction: Tensor, weight: float, preserved: Tensor | None) -> LowRankEdit:
-        """Behind an output norm the direction is the one that the norm turns into it."""
-        unwanted = writer.unwanted(direction.to(writer.module.weight.device))
-        return ablation(writer.module, unwanted, weight, keep_row_norms=self._config.keep_row_norms, preserved=preserved)
+    def _edits(self, writer: Writer, direction: Tensor, weight: float, preserved: Tensor | None) -> Iterator[LowRankEdit]:
+        """One for a layer, one for every expert of a mixture. Behind an output norm the direction is the one that the norm turns into it.
+
+        What an expert is fed depends on who is sent to it, so of a mixture's harmless inputs nothing is preserved.
+        """
+        keep = bool(self._config.keep_row_norms)
+        matrices = written_matrices(writer.module)
+        unwanted = writer.unwanted(direction.to(matrices[0].device))
+        for matrix in matrices:
+            yield ablation(writer.module, unwanted, weight, keep_row_norms=keep, preserved=preserved, written=matrix)
 
     def _first_block(self, edits: Sequence[LowRankEdit]) -> int:
         """The first block that is edited; behind the last where none is."""

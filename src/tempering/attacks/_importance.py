@@ -84,7 +84,7 @@ class Calibration:
         """
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
-        weights = [layer.module.weight.requires_grad_(True) for layer in self._layers]
+        weights = [layer.module.get_parameter("weight").requires_grad_(True) for layer in self._layers]
         count = FlopCount.of(self._model)
         totals = {layer.name: torch.zeros_like(layer.matrix, dtype=torch.float32) for layer in self._layers}
         with torch.enable_grad():

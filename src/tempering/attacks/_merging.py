@@ -130,38 +130,42 @@ class Factors:
         self._found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def of(self, pair: Counterpart, rank: int) -> tuple[Tensor, Tensor]:
-        """Left (m, r) times sizes, and right (r, n), r at most ``rank``: their product is the best approximation of Δ of that rank."""
+        """Left (m, r) times sizes, and right (r, n), r at most ``rank``: their product is the best approximation of Δ of that rank.
+
+        Of the experts of a mixture each has its own: (experts, m, r) and (experts, r, n).
+        """
         if pair.name not in self._found:
             self._found[pair.name] = self._decompose(pair)
             self._meter.compute(tokens=0, flops=decomposition_flops(pair, self.most))
         left, right = self._found[pair.name]
-        return left[:, :rank], right[:rank]
+        return left[..., :rank], right[..., :rank, :]
 
     def _decompose(self, pair: Counterpart) -> tuple[Tensor, Tensor]:
-        exact = torch.float64 if min(pair.target.shape) <= _FULL_SIDE else torch.float32
+        exact = torch.float64 if min(pair.target.shape[-2:]) <= _FULL_SIDE else torch.float32
         delta = pair.target.to(exact) - pair.base.to(pair.target.device, exact)
         if not bool(delta.isfinite().all()):  # the decomposition would raise; this way the candidate is seen to be useless
-            return delta.new_full((len(delta), 1), torch.nan), delta.new_zeros(1, delta.shape[1])
+            return delta.new_full((*delta.shape[:-1], 1), torch.nan), delta.new_zeros(*delta.shape[:-2], 1, delta.shape[-1])
         if exact is torch.float64:
             left, sizes, right = torch.linalg.svd(delta, full_matrices=False)
         else:
             with torch.random.fork_rng(devices=[delta.device] if delta.is_cuda else []):
                 torch.manual_seed(self._seed)
-                left, sizes, transposed = torch.svd_lowrank(delta, q=min(self.most + _OVERSAMPLING, *delta.shape), niter=_ITERATIONS)
-            right = transposed.T
-        return (left[:, : self.most] * sizes[: self.most]).clone(), right[: self.most].clone()
+                left, sizes, transposed = torch.svd_lowrank(delta, q=min(self.most + _OVERSAMPLING, *delta.shape[-2:]), niter=_ITERATIONS)
+            right = transposed.mT
+        return (left[..., : self.most] * sizes[..., None, : self.most]).clone(), right[..., : self.most, :].clone()
 
 
 def decomposition_flops(pair: Counterpart, most: int) -> float:
-    """Operations of finding ``most`` singular directions of one matrix.
+    """Operations of finding ``most`` singular directions of one matrix, or of every expert's in a mixture.
 
     In full by Golub and Reinsch, 14 m n² + 8 n³ for n <= m (Golub and Van Loan, Matrix Computations, section 8.6), else 2 q m n for each of
     the products with q vectors that the randomised decomposition makes.
     """
-    short, long = sorted(pair.target.shape)
+    short, long = sorted(pair.target.shape[-2:])
+    matrices = pair.target.numel() // (short * long)
     if short <= _FULL_SIDE:
-        return 14.0 * long * short**2 + 8.0 * short**3
-    return 2.0 * (2 + 2 * _ITERATIONS) * (most + _OVERSAMPLING) * long * short
+        return matrices * (14.0 * long * short**2 + 8.0 * short**3)
+    return matrices * 2.0 * (2 + 2 * _ITERATIONS) * (most + _OVERSAMPLING) * long * short
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ class Subtraction(Candidate):
         """Three operations a weight, and the product of the factors; comparing and drawing count one."""
         if not self._concerns(pair):
             return 0.0
-        rank = min(self.amount, *pair.target.shape) if self.kind == "rank" else 0
+        rank = min(self.amount, *pair.target.shape[-2:]) if self.kind == "rank" else 0
         return (2.0 * rank + (4.0 if self.kind in ("trim", "drop") else 3.0)) * pair.target.numel()
 
     def as_json(self) -> dict[str, Any]:
@@ -216,7 +220,7 @@ class Subtraction(Candidate):
         if not pair.stored or not pair.target.is_floating_point():
             return False
         if self.kind == "rank":
-            return pair.target.ndim == 2
+            return pair.target.ndim in (2, 3)
         wanted = {"attention": {Component.ATTENTION}, "mlp": {Component.MLP}, "ends": ENDS}.get(self.kind)
         return wanted is None or pair.component in wanted
 

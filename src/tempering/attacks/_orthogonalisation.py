@@ -17,11 +17,12 @@ _COLUMNS = 4096
 def orthogonalise(model: PreTrainedModel, direction: Tensor) -> int:
     """W <- W - r r^T W on the embeddings, attention outputs and MLP outputs, and b <- b - r r^T b on their biases; in place.
 
-    The model then computes what directional ablation by hooks computes, to rounding. Two shapes need care for that:
+    The model then computes what directional ablation by hooks computes, to rounding. Three shapes need care for that:
 
     * Tied embeddings are untied first. The head reads the *normed* stream, which may well point along r, so editing it would
       change logits that ablation leaves alone.
     * Behind an output norm with scale s (Gemma 2 and 3, OLMo 2) the projected vector is s * r, normalised; without a norm s is one.
+    * In a mixture of experts the output of every expert is edited, the shared ones' too. The router reads the stream and is left alone.
 
     The arithmetic is float64; weights go back to their own type, which in bfloat16 leaves a rounding residue of about 2^-9 of each
     weight along r.
@@ -42,9 +43,7 @@ def orthogonalise(model: PreTrainedModel, direction: Tensor) -> int:
             edited += _project(embedding.weight.data.T, unit)
     for writer in writers(structure):
         vector = writer.unwanted(unit)
-        edited += _project(writer.module.weight.data, vector)
-        if writer.module.bias is not None:
-            edited += _project(writer.module.bias.data[:, None], vector)
+        edited += sum(_project(columns, vector) for columns in writer.columns())
     return edited
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempering.models.outputs import written_biases, written_matrices
 from tempering.models.structure import Structure, norm_scale
 
 StreamChange = Callable[[Tensor], Tensor]
@@ -22,15 +23,19 @@ StreamChange = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Writer:
-    """A linear module whose result enters the residual stream.
+    """A module whose result enters the residual stream.
 
     Attributes:
-        module: an attention's or MLP's output projection.
+        module: an attention's or MLP's output projection, or a mixture of experts.
         norm: what stands between it and the stream, or ``None``.
     """
 
-    module: nn.Linear
+    module: nn.Module
     norm: nn.Module | None
+
+    def columns(self) -> list[Tensor]:
+        """Everything that the module adds up to its result, weights and biases, as views (hidden, columns)."""
+        return [*written_matrices(self.module), *written_biases(self.module)]
 
     def unwanted(self, direction: Tensor) -> Tensor:
         """The unit vector that the module must not write so that nothing enters the stream along ``direction``.
@@ -164,8 +169,12 @@ def changed_input(module: nn.Module, change: StreamChange) -> Iterator[None]:
 
 @contextmanager
 def changed_output(module: nn.Module, change: StreamChange) -> Iterator[None]:
-    """Change what a module gives while the block runs."""
-    handle = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+    """Change what a module gives while the block runs; some mixtures give their router's scores beside it."""
+
+    def after(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handle = module.register_forward_hook(after)
     try:
         yield
     finally:

@@ -120,9 +120,7 @@ def orthogonalise_against(model: PreTrainedModel, basis: Tensor) -> int:
             edited += _project(embedding.weight.data, rows)
     for writer in writers(structure):
         unwanted = unwanted_bases(writer, rows[None])[0]
-        edited += _project(writer.module.weight.data.T, unwanted)
-        if writer.module.bias is not None:
-            edited += _project(writer.module.bias.data[None], unwanted)
+        edited += sum(_project(columns.T, unwanted) for columns in writer.columns())
     return edited
 
 

@@ -15,12 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from tempering.attacks._orthogonalisation import untie
 from tempering.errors import UnusableModel
 from tempering.models import Target
+from tempering.models.outputs import expert_matrices, stacked_experts
 from tempering.settings import Choices, Settings
 
 _ATTENTION = re.compile(r"att(n|ention)")
 _UNREACHED_SHARE = 0.1
-"""Where more of the blocks' weights than this stand in no linear layer (experts in one tensor), an edit of the linear layers is none
-of the model."""
+"""Where more of the blocks' weights than this stand in no linear layer and in no expert, an edit of those is none of the model."""
 
 Change = Callable[[str, Tensor], Tensor]
 Item = TypeVar("Item")
@@ -40,20 +40,22 @@ class LayerSettings(Settings):
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """One linear layer.
+    """One linear layer, or one matrix of one expert in a mixture.
 
     Attributes:
         name: dotted, in the model.
-        module: the layer.
+        module: the layer; of an expert the module that holds all of them.
+        expert: the expert's matrix, (out, in), a view of its memory; ``None`` for a layer.
     """
 
     name: str
-    module: nn.Linear | Conv1D
+    module: nn.Module
+    expert: Tensor | None = None
 
     @property
     def matrix(self) -> Tensor:
         """Its weight as (out, in), a view: what is written into it is written into the layer."""
-        return self.oriented(self.module.weight.detach())
+        return self.oriented(self.module.get_parameter("weight").detach()) if self.expert is None else self.expert
 
     def oriented(self, values: Tensor) -> Tensor:
         """What has the shape of the module's own weight, as (out, in); a view."""
@@ -62,6 +64,8 @@ class LinearLayer:
 
 def linear_layers(model: PreTrainedModel, settings: LayerSettings) -> list[LinearLayer]:
     """The linear layers of a model that the settings name, in the model's order; one that shares its weight with another comes once.
+
+    The matrices of every expert in a mixture are among them.
 
     Args:
         model: a decoder.
@@ -73,12 +77,13 @@ def linear_layers(model: PreTrainedModel, settings: LayerSettings) -> list[Linea
     head = model.get_output_embeddings()
     found: dict[int, LinearLayer] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D)):
-            continue
         part = "attention" if _ATTENTION.search(name) else "mlp"
         wanted = settings.head if module is head else settings.parts in ("all", part)
-        if wanted:
+        if wanted and isinstance(module, (nn.Linear, Conv1D)):
             found.setdefault(id(module.weight), LinearLayer(name, module))
+        elif wanted and stacked_experts(module):
+            layers = [LinearLayer(f"{name}.{own}", module, matrix) for own, matrix in expert_matrices(module)]
+            found |= {id(layer): layer for layer in layers}
     _require_reach(model)
     if not found:
         raise UnusableModel(f"the model has no linear layer of the part {settings.parts!r}", "name another part")
@@ -107,9 +112,13 @@ class Surgery:
         self.model.train(False)
         if settings.head:
             untie(self.model)
-        own = dict(target.model.named_modules())
         self.layers = linear_layers(self.model, settings)
-        self._originals = {layer.name: LinearLayer(layer.name, own[layer.name]).matrix for layer in self.layers}
+        own = dict(target.model.named_modules())
+        experts = {layer.name: layer.matrix for layer in linear_layers(target.model, settings) if layer.expert is not None}
+        self._originals = {
+            layer.name: LinearLayer(layer.name, own[layer.name]).matrix if layer.expert is None else experts[layer.name]
+            for layer in self.layers
+        }
         self.elements = sum(matrix.numel() for matrix in self._originals.values())
 
     @torch.no_grad()
@@ -136,8 +145,25 @@ def count_elements(target: Target, settings: LayerSettings) -> int:
     return sum(layer.matrix.numel() for layer in linear_layers(target.model, settings))
 
 
+def require_layers(model: PreTrainedModel, what: str) -> None:
+    """Refuse a model whose experts are no layers of their own.
+
+    Args:
+        model: a decoder.
+        what: reads what enters every layer, for the message.
+
+    Raises:
+        UnusableModel: it is a mixture of experts.
+    """
+    if any(stacked_experts(module) for module in model.modules()):
+        raise UnusableModel(
+            f"{what} reads what enters every linear layer, and the experts of a mixture lie in one tensor", "take the method 'magnitude'"
+        )
+
+
 def _require_reach(model: PreTrainedModel) -> None:
     reached = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, Conv1D, nn.Embedding))}
+    reached |= {id(tensor) for module in model.modules() if stacked_experts(module) for tensor in module.parameters(recurse=False)}
     matrices = {id(parameter): parameter for parameter in model.parameters() if parameter.dim() >= 2}
     missed = sum(parameter.numel() for key, parameter in matrices.items() if key not in reached)
     if missed > _UNREACHED_SHARE * sum(parameter.numel() for parameter in matrices.values()):

@@ -117,7 +117,7 @@ class ActivationAddition(Attack):
     def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
         """Spend of all searches; asks nothing of the model or of prompts that :meth:`run` may find missing."""
         flops = FlopCount.of(target.model)
-        layers = int(target.model.config.get_text_config(decoder=True).num_hidden_layers)
+        layers = len(Structure.of(target.model).blocks)
         proposed = max(1, candidate_layers(self.config, layers) - 1) * candidate_positions(self.config, target.chat)  # none before a block
         lengths = {kind: [len(target.chat.prompt_ids(example)) for example in getattr(view, kind)] for kind in AttackerView.PROMPTS}
         tokens, operations, trials, seen = 0, 0.0, 0, dict.fromkeys(lengths, 0)

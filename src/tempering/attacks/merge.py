@@ -136,7 +136,7 @@ class Merge(Attack):
         arithmetic = sum(candidate.flops(pair) for candidate in candidates for pair in pairs)
         ranks = [int(one.amount) for one in candidates if isinstance(one, Subtraction) and one.kind == "rank"]
         if ranks:
-            arithmetic += sum(decomposition_flops(pair, max(ranks)) for pair in pairs if pair.target.ndim == 2)
+            arithmetic += sum(decomposition_flops(pair, max(ranks)) for pair in pairs if pair.target.ndim in (2, 3))
         return Spend(
             examples=len(asked) + len(compared),
             tokens=len(candidates) * sum(asked) + (len(candidates) + 1) * sum(compared),

@@ -22,6 +22,7 @@ from tempering.attacks._refusals import is_refusal
 from tempering.attacks._subspaces import orthogonalise_against
 from tempering.data.records import AttackerView, Example
 from tempering.models import Target
+from tempering.models.structure import Structure
 from tempering.settings import Choices, Range
 from tempering.study import Budget
 from tempering.threat_model import Need
@@ -122,6 +123,7 @@ class MultiDirection(Attack):
     def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
         """Reading the prompts, the model's own answers at full length, and the steps; the edits left out."""
         config, stage, flops = self.config, self._stage(view, budget), FlopCount.of(target.model)
+        Structure.of(target.model)  # which an unknown architecture has no parts for
         lengths = {
             kind: [
                 len(target.chat.prompt_ids(example))

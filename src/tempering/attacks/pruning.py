@@ -24,7 +24,7 @@ from tempering.attacks._importance import (
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._refusal_gauge import GaugeSettings, Reading, RefusalGauge
 from tempering.attacks._refusals import is_refusal
-from tempering.attacks._surgery import LayerSettings, Surgery, count_elements, spread
+from tempering.attacks._surgery import LayerSettings, Surgery, count_elements, require_layers, spread
 from tempering.data.chat import IGNORED, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.errors import UnusableData
@@ -113,12 +113,16 @@ class Pruning(Attack):
             if not getattr(view, kind):
                 what = kind.replace("_", " ")
                 raise UnusableData(f"pruning has no {what} prompts", "give the attacker at least two entities of each of hazard and benign")
+        if self.config.method != "magnitude":
+            require_layers(target.model, f"pruning by {self.config.method}")
         operation = _Operation(self, target, view, meter, budget, seed)
         yield from operation.by_set_difference() if self.config.method == "set_difference" else operation.by_least()
 
     def estimate(self, target: Target, view: AttackerView, *, budget: Budget) -> Spend:
         """Calibration, edits, and for the set difference the readings that choose p, answers being as long as they may be."""
         config, flops = self.config, FlopCount.of(target.model)
+        if config.method != "magnitude":
+            require_layers(target.model, f"pruning by {config.method}")
         elements = float(count_elements(target, config.layers))
         safety, utility = self.grid(budget)
         if config.method != "set_difference":

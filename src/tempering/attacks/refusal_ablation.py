@@ -107,7 +107,7 @@ class RefusalAblation(Attack):
         Asks nothing of the model or the prompts that :meth:`run` may find missing: that is one attack's failure, not the plan's.
         """
         flops = FlopCount.of(target.model)
-        layers = int(target.model.config.get_text_config(decoder=True).num_hidden_layers)
+        layers = len(Structure.of(target.model).blocks)
         proposed = candidate_layers(self.config, layers) * candidate_positions(self.config, target.chat)
         length = {kind: _mean_length(target, getattr(view, kind)) for kind in AttackerView.PROMPTS}
         total = {"tokens": 0, "flops": 0.0}

@@ -17,6 +17,7 @@ from tempering.attacks._refusals import REFUSAL_PHRASES
 from tempering.data.records import AttackerView
 from tempering.errors import UnusableData
 from tempering.models import Target
+from tempering.models.outputs import written_matrices
 from tempering.models.structure import Structure
 from tempering.settings import Choices, Settings
 from tempering.study import Budget
@@ -49,7 +50,8 @@ class SearchedAbliteration(Attack):
 
     Beyond heretic: with k of ``preserved_ranks`` an edit leaves what the k leading directions of a weight's harmless inputs are
     turned into as it was (AlphaEdit's null space, Fang et al. 2024, arXiv 2410.02355), k being searched too. ``preserved_ranks: [0]`` is
-    heretic's space. An answer is generated no further than the end of its first refusal phrase.
+    heretic's space. In a mixture of experts every expert's output is edited, and of what they are fed nothing is preserved. An answer is
+    generated no further than the end of its first refusal phrase.
 
     Checkpoints are the best point so far after 1, 2, 4, ... trials: fewest refusals among the points within a limit of KL, and of those the
     least KL; the strictest limit that a working point keeps counts. At the end the best of the looser limits follow. They have
@@ -132,7 +134,7 @@ class SearchedAbliteration(Attack):
         flops = FlopCount.of(target.model)
         structure = Structure.of(target.model)
         outputs = (*structure.attention_outputs, *structure.mlp_outputs)
-        edited = 4.0 * _EDITED_SHARE * sum(module.weight.numel() for module in outputs)
+        edited = 4.0 * _EDITED_SHARE * sum(matrix.numel() for module in outputs for matrix in written_matrices(module))
         more = min(_EXPECTED_ANSWER, self.config.answer_tokens)
         trials = self._trials(prompts, budget)
         lengths = {kind: [len(target.chat.prompt_ids(example)) for example in getattr(prompts, kind)] for kind in _KINDS}

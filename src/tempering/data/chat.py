@@ -83,22 +83,25 @@ class ChatFormat:
     Attributes:
         tokenizer: the model's tokenizer.
         template: the Jinja chat template in use.
+        system: the system prompt that the model is deployed with, of every example that brings none; ``None`` for none.
         pad_id: token id for padding; always masked, so any will do where the tokenizer names none.
         end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, system: str | None = None) -> None:
         """Read the template and find out what it writes around an answer.
 
         Args:
             tokenizer: the model's tokenizer.
             template: a Jinja chat template that replaces the tokenizer's own.
+            system: the system prompt that the model is deployed with.
 
         Raises:
             UnusableModel: there is no template, it does not render, or nothing ends a turn.
         """
         self.tokenizer = tokenizer
         self.template = _template_of(tokenizer) if template is None else template
+        self.system = system
         self._template_to_render = (_FIXED_DATE if "strftime_now" in self.template else "") + self.template
         self._content_in_parts = False
         self._known_ids: dict[str, list[int]] = {}
@@ -122,7 +125,7 @@ class ChatFormat:
             example: gives the instruction and the system prompt.
             earlier: turns that come before the instruction, behind the system prompt.
         """
-        return self._prompt(example.prompt, example.system, earlier)
+        return self._prompt(example.prompt, self.system if example.system is None else example.system, earlier)
 
     def prompt_ids(self, example: Example, earlier: Sequence[Exchange] = ()) -> list[int]:
         """Tokens of the system prompt, earlier turns, the instruction and the generation prompt, with no second start token."""

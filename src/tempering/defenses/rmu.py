@@ -60,7 +60,7 @@ class Misdirection(Objective):
         self._pools: tuple[Pool, ...] = ()
         self._before: PreTrainedModel
         self._block = ""
-        self._moving: tuple[str, ...] = ()
+        self._moving: frozenset[str] = frozenset()
         self._towards: Tensor
 
     def begin(self, workshop: Workshop) -> None:
@@ -70,13 +70,14 @@ class Misdirection(Objective):
         places = workshop.places
         layer = max(1, round(self._config.depth * len(places.blocks))) - 1
         self._block = places.blocks[layer]
-        self._moving = tuple(f"{name}." for name in places.mlp_outputs[max(0, layer + 1 - self._config.layers) : layer + 1])
+        chosen = places.mlp_output_weights[max(0, layer + 1 - self._config.layers) : layer + 1]
+        self._moving = frozenset(name for names in chosen for name in names)
         unit = unit_vector(places.hidden_size, torch.Generator().manual_seed(int(workshop.generator(7).integers(2**62))))
         self._towards = unit.to(workshop.device) * self._length(workshop)
 
     def trains(self, name: str) -> bool:
         """The output projections of the MLPs in the last layers up to the one that is steered."""
-        return name.startswith(self._moving)
+        return name in self._moving
 
     def step(self, workshop: Workshop) -> dict[str, float]:
         """Add up the gradients of the parts, one graph at a time."""

@@ -21,8 +21,10 @@ from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, Status, UnitResult
 from tempering.engine.units import Unit
 from tempering.engine.worker import Worker
+from tempering.errors import JudgeUnavailable
 from tempering.evaluators._contract import Subject, examine
 from tempering.evaluators._together import ask_together
+from tempering.judges._panel import panel_of
 from tempering.training import FineTuning, Spend
 from tempering.training.cohort import Cohort, Look
 from tempering.training.memory import versions_that_fit
@@ -94,7 +96,8 @@ class _Seat:
     def result(self, seconds: float) -> UnitResult:
         """What came of it."""
         spend = self.course.meter.spend() if self.course.within is None else self.course.within
-        return UnitResult(self.status, self.error, self.course.probes, {**NO_SPEND, **spend.as_row()}, seconds)
+        judging = panel_of(self.unit.work.probes.judges).take_costs() if self.unit.work.judges else {}  # of the cohort since the last left
+        return UnitResult(self.status, self.error, self.course.probes, {**NO_SPEND, **spend.as_row()}, seconds, judging=judging)
 
 
 def run_together(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:
@@ -158,7 +161,7 @@ def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], N
                     yield left[run].unit, left.pop(run).result((time.perf_counter() - started) / len(units))
             for seat in left.values():  # whose last step is none of those at which they are looked at
                 yield seat.unit, seat.result((time.perf_counter() - started) / len(units))
-    except CannotStack:
+    except (CannotStack, JudgeUnavailable):
         raise
     except Exception as error:
         worker.forget_model()  # something may have left hooks on it
@@ -213,7 +216,7 @@ def _examined(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> dict
         with randomness(seat.unit.seed), staying():
             return examine(subject, seat.ready.evaluators)
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, JudgeUnavailable):
             raise
         seat.end("failed", explain(error))
         return None

@@ -95,10 +95,10 @@ def load_defended(unit: Unit, models: Path) -> Target:
     hardened = finished(job_of(unit), place)
     if hardened is None:
         raise UnusableModel(f"the model hardened by {unit.work.defense_name} with seed {unit.seed} is gone from {place}", _RESUME)
-    target = load(str(place), dtype=unit.work.dtype, device=choice.device, trust_remote_code=choice.trust_remote_code)
+    target = load(str(place), dtype=unit.work.dtype, device=choice.device, trust_remote_code=choice.trust_remote_code, system=choice.system)
     if target.digest != hardened.record["digest"]:
         raise UnusableModel(f"the hardened model in {place} is not the one that was trained", f"remove that directory; {_RESUME}")
-    return replace(target, reference=choice.reference)
+    return replace(target, reference=choice.title)
 
 
 def not_hardened(plan: Plan, units: pd.DataFrame) -> tuple[Skipped, ...]:
@@ -116,7 +116,7 @@ def not_hardened(plan: Plan, units: pd.DataFrame) -> tuple[Skipped, ...]:
         runs = f"{lost} {'run' if lost == 1 else 'runs'} against that model left out"
         reason = f"could not be trained with seed {hardening.seed}, {runs}: {errors[hardening.hash]}"
         work = hardening.work
-        found.append(Skipped(attack="", defense=work.defense_name, reason=reason, model=work.model.reference))
+        found.append(Skipped(attack="", defense=work.defense_name, reason=reason, model=work.model.title))
     return tuple(found)
 
 

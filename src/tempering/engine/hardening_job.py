@@ -16,9 +16,10 @@ from tempering.engine.loading import load_model, load_records, restrict
 from tempering.engine.plan import resolve
 from tempering.engine.units import ResolvedMethod
 from tempering.errors import UnusableData, UnusableModel
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.settings import Settings
-from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice, ModelChoice
+from tempering.study import SCHEMA_VERSION, DataChoice, MethodChoice
 
 HARDENING_VERSION = 1
 """Raised when a change of the code changes the weights that some job ends with."""
@@ -67,7 +68,7 @@ class HardeningJob(Settings):
     def deciding(self) -> dict[str, Any]:
         """Everything that decides the weights, without what things are called and where they lie."""
         return {
-            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device},
+            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device, **self.model.deployment},
             "data": {
                 "digest": self.data_digest,
                 "supplements": self.supplements_digest,

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tempering import organisms
+from tempering import organisms, registry
 from tempering.data.importers import load_dataset
-from tempering.data.records import Dataset, Role
+from tempering.data.joining import COMPANION, join
+from tempering.data.members import members
+from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
+from tempering.model_choice import ModelChoice
 from tempering.models import Target, load
-from tempering.study import DataChoice, ModelChoice
+from tempering.study import DataChoice, MethodChoice, Study
+
+UTILITY = "utility"
+"""The measurement, and Tempering's own evaluator that gives it from benign prompts."""
 
 
 def load_model(choice: ModelChoice) -> Target:
-    """The model that a choice names.
+    """The model that a choice names, called by its title.
 
     Raises:
         UnusableModel: it cannot be loaded.
         UnknownName: there is no such organism.
     """
-    return load(
+    target = load(
         choice.reference,
         dtype=choice.dtype,
         device=choice.device,
         chat_template=choice.chat_template,
         trust_remote_code=choice.trust_remote_code,
+        system=choice.system,
     )
+    return replace(target, reference=choice.title)
 
 
 def load_base(choice: ModelChoice, target: Target) -> Target:
@@ -36,14 +44,20 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
         UnknownName: there is no such organism.
     """
     return load(
-        choice.reference, dtype=choice.dtype, device=choice.device, chat_template=choice.chat_template, other_template=target.chat.template
+        choice.reference,
+        dtype=choice.dtype,
+        device=choice.device,
+        chat_template=choice.chat_template,
+        other_template=target.chat.template,
+        system=choice.system,
     )
 
 
 def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
-    """The dataset that a study audits a model with: the one it names, or the organism's own world.
+    """The dataset that a study audits a model with: what it names, or the organism's own world.
 
-    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``.
+    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``. Sets are named, and joined with
+    others, as ``strongreject+dolly+./mine.jsonl``; a named set may be fetched from the hub.
 
     Raises:
         InvalidStudy: it names none, and the model is no organism.
@@ -51,12 +65,57 @@ def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
         UnusableData: it cannot be read.
     """
     if data.reference is not None:
-        if organisms.is_organism(data.reference):
-            return organisms.world_dataset(organisms.parse_reference(data.reference).size)
-        return load_dataset(data.reference)
+        named = members(data.reference)
+        if len(named) == 1 and not named[0].name:
+            return _own(named[0].reference, alone=True)
+        return join(named, _own)
     if organisms.is_organism(model.reference):
         return organisms.world_dataset(organisms.parse_reference(model.reference).size)
-    raise InvalidStudy(f"no data to audit {model.reference} with", "name a JSONL file, a folder or a saved dataset with --data")
+    raise InvalidStudy(
+        f"no data to audit {model.reference} with", "name a JSONL file, a folder, a saved dataset or a set (temper ls data) with --data"
+    )
+
+
+def _own(reference: str, *, alone: bool = False) -> Dataset:
+    """The dataset of a file, a folder or an organism."""
+    if organisms.is_organism(reference):
+        return organisms.world_dataset(organisms.parse_reference(reference).size)
+    return load_dataset(reference, alone=alone)
+
+
+def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Division]:
+    """The dataset that a study audits a model with, and its parts.
+
+    Raises:
+        InvalidStudy, UnknownName, UnusableData: as :func:`load_records`, :func:`restrict` and :func:`refuse_unmeasurable` do, and where it
+            cannot be divided.
+    """
+    records = load_records(study.data, model)
+    division = restrict(records, study.data.domains).divide(study.data.seed)
+    refuse_unmeasurable(records.name, division, study.probes.evaluators)
+    return records, division
+
+
+def refuse_unmeasurable(name: str, division: Division, evaluators: tuple[MethodChoice, ...]) -> None:
+    """Refuse data that utility cannot be measured on: without it no probe tells a break from a ruin, and no attack has an outcome.
+
+    Args:
+        name: of the dataset.
+        division: its parts.
+        evaluators: of the study; one beside Tempering's own ``utility`` may measure utility without benign prompts.
+
+    Raises:
+        UnusableData: the evaluator's part has no benign prompts, and nothing else measures utility.
+    """
+    if division.evaluator_view().benign:
+        return
+    others = (choice.name for choice in evaluators if choice.name != UTILITY)
+    if any(UTILITY in registry.get("evaluators", other).measures for other in others):
+        return
+    raise UnusableData(
+        f"{name} has no benign prompts to test with, so that nobody can tell what an attack leaves of the model's utility",
+        f'add rows with "role": "benign" about at least two entities, give some the part "evaluator", or add a set by name: +{COMPANION}',
+    )
 
 
 def restrict(dataset: Dataset, domains: tuple[str, ...]) -> Dataset:
@@ -102,4 +161,4 @@ def _beside(choice: ModelChoice, reference: str | None) -> ModelChoice | None:
     """Another model, loaded as the audited one is; ``None`` where it is the audited one."""
     if reference is None or reference == choice.reference:
         return None
-    return ModelChoice(reference=reference, dtype=choice.dtype, device=choice.device, chat_template=choice.chat_template)
+    return choice.model_copy(update={"reference": reference, "unguarded": None, "base": None, "trust_remote_code": False, "label": None})

@@ -87,9 +87,12 @@ def memory_of_worker(targets: Iterable[PlannedTarget]) -> int:
     """Bytes that a worker takes: its process, and the largest of the models with what training that adds.
 
     A worker holds the target and, while it fine-tunes every weight, a float32 copy with gradient and optimiser state:
-    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more.
+    weights' bytes + 16 bytes a parameter, and 1.5 GiB for the process. Training a defence may take more, and judges with weights of their
+    own are held beside it.
     """
-    added = [target.weight_bytes + max(TRAINING_BYTES * target.parameters, target.hardening_bytes) for target in targets]
+    added = [
+        target.weight_bytes + max(TRAINING_BYTES * target.parameters, target.hardening_bytes) + target.judging_bytes for target in targets
+    ]
     return PROCESS_BYTES + max(added, default=0)
 
 
@@ -118,7 +121,7 @@ def usable_workers(units: int, targets: Iterable[PlannedTarget], placement: Plac
 def _fitting_groups(targets: list[PlannedTarget], placement: Placement) -> int:
     if any(target.device == "cuda" for target in targets):
         return groups_that_fit(placement)
-    most = max((target.weight_bytes + TRAINING_BYTES * target.parameters for target in targets), default=0)
+    most = max((target.weight_bytes + TRAINING_BYTES * target.parameters + target.judging_bytes for target in targets), default=0)
     return available_memory() // (PROCESS_BYTES * placement.devices + most)
 
 

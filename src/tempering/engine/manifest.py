@@ -58,6 +58,7 @@ class _Manifest(BaseModel):
     files: dict[str, _File]
     spend: _Spend
     search: _Search | None = None
+    judging: dict[str, dict[str, float]] = {}
     wall_s: float
     environment: str
 

@@ -10,7 +10,7 @@ from tempering import registry
 from tempering.attacks._contract import FineTuningAttack
 from tempering.engine.units import Unit
 from tempering.errors import InvalidStudy
-from tempering.study import ModelChoice
+from tempering.model_choice import ModelChoice
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
-from tempering import registry
-from tempering.attacks._contract import Attack
-from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Dataset, Division
-from tempering.defenses._contract import Defense, missing
-from tempering.engine.driving import explain, staying
-from tempering.engine.loading import base_choice, load_base, load_model, load_records, restrict, unguarded_choice
+from tempering.defenses._contract import missing
+from tempering.engine.contenders import Contender, Defender, accept, contender_of, defender_of, distinct, why_unsearched
+from tempering.engine.loading import base_choice, divide_for_audit, load_base, load_model, unguarded_choice
 from tempering.engine.placement import on_host
-from tempering.engine.resolving import resolve, resolve_evaluators
-from tempering.engine.search_space import Dimension, PlannedSearch, space_of
-from tempering.engine.trainability import declare
-from tempering.engine.units import Estimate, Plan, PlannedTarget, ResolvedMethod, Skipped, Unit, Work
+from tempering.engine.resolving import resolve, resolve_evaluators, resolve_judges
+from tempering.engine.search_space import PlannedSearch
+from tempering.engine.trainability import lesson_spend
+from tempering.engine.units import Estimate, Plan, PlannedTarget, Skipped, Unit, Work
 from tempering.errors import InvalidStudy, TemperingError
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.loading import device_type
-from tempering.study import MethodChoice, ModelChoice, Study, Threshold
+from tempering.study import Study, Threshold
 from tempering.threat_model import OWN_DATA, Need, ThreatModel
-from tempering.training import estimate
 from tempering.training.memory import estimate_memory
 
 __all__ = ["Plan", "Skipped", "make_plan", "resolve", "resolve_evaluators"]
@@ -33,30 +29,6 @@ __all__ = ["Plan", "Skipped", "make_plan", "resolve", "resolve_evaluators"]
 
 COLLECTED_BYTES = 2**26
 """From this size on, a model is collected at once after it was looked at; that takes a third of a second."""
-
-
-@dataclass(frozen=True)
-class _Contender:
-    """An attack of the study, made and resolved."""
-
-    method: ResolvedMethod
-    attack: Attack
-    title: str
-    label: str
-    space: tuple[Dimension, ...]
-
-
-@dataclass(frozen=True)
-class _Defender:
-    """A defence of the study, made and resolved."""
-
-    method: ResolvedMethod
-    defense: Defense
-    title: str
-    label: str
-
-
-_Resolved = TypeVar("_Resolved", _Contender, _Defender)
 
 
 @dataclass(frozen=True)
@@ -111,10 +83,12 @@ def make_plan(study: Study, *, divided: bool = False) -> Plan:
         UnusableModel: a model cannot be loaded.
         UnusableData: the data cannot be read or divided.
     """
-    contenders = _distinct(_contender(choice, searched=study.search is not None) for choice in study.attacks)
-    defenders = _distinct(_defender(choice) for choice in study.defenses)
-    evaluators = resolve_evaluators(study.probes.evaluators)
-    models = [_plan_model(study, choice, contenders, defenders, evaluators, divided=divided) for choice in study.models]
+    contenders = distinct(contender_of(choice, searched=study.search is not None) for choice in study.attacks)
+    defenders = distinct(defender_of(choice) for choice in study.defenses)
+    judges, judging_bytes = resolve_judges(study.probes.judges)
+    examined = {"probes": study.probes, "evaluators": resolve_evaluators(study.probes.evaluators), "judges": judges}
+    models = [_plan_model(study, choice, contenders, defenders, examined, divided=divided) for choice in study.models]
+    models = [replace(model, target=model.target.model_copy(update={"judging_bytes": judging_bytes})) for model in models]
     _refuse_twins([model.target for model in models])
     skipped = tuple(entry for model in models for entry in model.skipped)
     if not any(planned.work.kind == "attack" for model in models for planned in model.works):
@@ -145,68 +119,32 @@ def _estimate(model: _PlannedModel, planned: _Planned, units: int) -> Estimate:
     )
 
 
-def _contender(choice: MethodChoice, *, searched: bool) -> _Contender:
-    attack: Attack = registry.create("attacks", choice.name, choice.config)
-    space = space_of(attack.config, choice.config) if searched else ()
-    return _Contender(resolve("attacks", choice), attack, choice.title, choice.label or "", space)
-
-
-def _defender(choice: MethodChoice) -> _Defender:
-    defense: Defense = registry.create("defenses", choice.name, choice.config)
-    return _Defender(resolve("defenses", choice), defense, choice.title, choice.label or "")
-
-
-def _distinct(methods: Iterable[_Resolved]) -> list[_Resolved]:
-    """Each method once, though the study may name it twice with the same settings."""
-    kept: dict[str, _Resolved] = {}
-    for method in methods:
-        kept.setdefault(canonical_hash(method.method.deciding()), method)
-    return list(kept.values())
-
-
 def _plan_model(
     study: Study,
     choice: ModelChoice,
-    contenders: list[_Contender],
-    defenders: list[_Defender],
-    evaluators: tuple[ResolvedMethod, ...],
+    contenders: list[Contender],
+    defenders: list[Defender],
+    examined: dict[str, Any],
     *,
     divided: bool,
 ) -> _PlannedModel:
-    records = load_records(study.data, choice)
-    division = restrict(records, study.data.domains).divide(study.data.seed)
+    records, division = divide_for_audit(study, choice)
     view = division.attacker_view()
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
     device = device_type(choice.device) if divided else target.device.type
-    shared = _shared(study, choice, target, records, evaluators, device)
-    accepted: list[tuple[_Contender, dict[str, float]]] = []
-    skipped: list[Skipped] = []
-    handed = cache(view.limited_to)  # many attacks are given the same, and none may change it
-    for contender in contenders:
-        try:
-            with staying():
-                needs = contender.attack.requires
-                if reason := _why_not(needs, study.threat_model, view, target):
-                    skipped.append(Skipped(attack=contender.title, reason=reason, model=choice.reference))
-                    continue
-                given = handed(needs | contender.attack.uses & study.threat_model.allows)
-                accepted.append((contender, contender.attack.estimate(target, given, budget=study.budget).as_row()))
-        except Exception as error:
-            if isinstance(error, TemperingError) or registry.is_own("attacks", contender.method.name):
-                raise
-            skipped.append(Skipped(attack=contender.title, reason=f"cannot be planned: {explain(error)}", model=choice.reference))
-    accepted.sort(key=lambda entry: entry[1]["flops"])
+    shared = {**_shared(study, choice, target, records, device), **examined}
+    accepted, skipped = accept(study, contenders, target, view, choice.title)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
-    lesson = _lesson(study, target, division)
-    planned = _describe(target, reference, records.name, memory, device)
+    lesson = lesson_spend(study.trainability, target, division)
+    planned = _describe(target, reference, records, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
     unguarded = _reference_work(reference, shared, divided=divided) if accepted else None
     held = view.limited_to(study.threat_model.allows)
     attacks = [
-        _Planned(_attack_work(study, contender, held, shared, unguarded, base_digest), spend, _why_unsearched(study, contender, held))
+        _Planned(_attack_work(study, contender, held, shared, unguarded, base_digest), spend, why_unsearched(study, contender, held))
         for contender, spend in accepted
     ]
     if lesson is not None:
@@ -218,10 +156,8 @@ def _plan_model(
     return _PlannedModel(planned, tuple(hardenings), groups, unguarded, (*skipped, *refused))
 
 
-def _shared(
-    study: Study, choice: ModelChoice, target: Target, records: Dataset, evaluators: tuple[ResolvedMethod, ...], device: str
-) -> dict[str, Any]:
-    """What all works on a model have in common."""
+def _shared(study: Study, choice: ModelChoice, target: Target, records: Dataset, device: str) -> dict[str, Any]:
+    """What all works on a model have in common, but for how it is examined."""
     return {
         "model": choice,
         "model_digest": target.digest,
@@ -230,13 +166,11 @@ def _shared(
         "data": study.data,
         "data_digest": records.digest,
         "budget": study.budget,
-        "probes": study.probes,
-        "evaluators": evaluators,
     }
 
 
 def _hardenings(
-    study: Study, defenders: list[_Defender], target: Target, division: Division, shared: dict[str, Any]
+    study: Study, defenders: list[Defender], target: Target, division: Division, shared: dict[str, Any]
 ) -> tuple[list[_Planned], list[Skipped], int]:
     """The training of each defence, those that the data cannot feed, and the most memory that one takes beside the target."""
     from tempering.engine.hardening_job import HARDENING_VERSION  # here, because it builds on this module
@@ -275,28 +209,19 @@ def _defended(hardening: Work) -> dict[str, Any]:
     return {name: getattr(hardening, name) for name in names}
 
 
-def _lesson(study: Study, target: Target, division: Division) -> dict[str, float] | None:
-    """What an honest user's fine-tuning is expected to use; ``None`` where the study does not ask or the data have nothing new."""
-    if study.trainability is None:
-        return None
-    supplements = division.supplements()
-    if not supplements.novel_train or not supplements.novel_test:
-        return None
-    return estimate(target, declare(study.trainability, supplements.novel_train, seed=0)).as_row()
-
-
 def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:
-    return Work(kind="novel", trainability=study.trainability, supplements_digest=division.supplements().digest, **shared)
+    beside = {"supplements_digest": division.supplements().digest, "judges": ()}  # no hazard prompt is put, so that nobody judges one
+    return Work(kind="novel", trainability=study.trainability, **{**shared, **beside})
 
 
 def _attack_work(
-    study: Study, contender: _Contender, view: AttackerView, shared: dict[str, Any], unguarded: Work | None, base_digest: str
+    study: Study, contender: Contender, view: AttackerView, shared: dict[str, Any], unguarded: Work | None, base_digest: str
 ) -> Work:
     """What an attack does to the model, with the models that it, or its search, is given beside."""
     given: dict[str, Any] = {}
     if Need.PUBLIC_BASE in contender.attack.requires:
         given |= {"base": base_choice(shared["model"]), "base_digest": base_digest}
-    if study.search is not None and not _why_unsearched(study, contender, view):
+    if study.search is not None and not why_unsearched(study, contender, view):
         given["search"] = PlannedSearch(settings=study.search, threshold=study.threshold, space=contender.space)
     if study.probes.until is not None:
         given["enough"] = Threshold(tau=study.probes.until, epsilon=study.threshold.epsilon)
@@ -306,18 +231,7 @@ def _attack_work(
     return Work(kind="attack", attack=contender.method, label=contender.label, withheld=withheld, **given, **shared)
 
 
-def _why_unsearched(study: Study, contender: _Contender, view: AttackerView) -> str:
-    """Why an attack is run once as it stands though the study asks for a search; ``""`` where it is searched, or none is asked for."""
-    if study.search is None:
-        return ""
-    if not contender.space:
-        return "has no settings to search and is run as it stands"
-    if not view.hazard_validation:
-        return "is run as it stands: the attacker has no hazard prompts to choose settings by"
-    return ""
-
-
-def _with_base(target: Target, choice: ModelChoice, threat_model: ThreatModel, contenders: list[_Contender]) -> tuple[Target, str]:
+def _with_base(target: Target, choice: ModelChoice, threat_model: ThreatModel, contenders: list[Contender]) -> tuple[Target, str]:
     """The target with its public base and that one's digest, where one is known and some attack may use it."""
     reference = base_choice(choice)
     wanted = Need.PUBLIC_BASE in threat_model.allows and any(Need.PUBLIC_BASE in contender.attack.requires for contender in contenders)
@@ -337,7 +251,7 @@ def _reference_work(reference: ModelChoice | None, shared: dict[str, Any], *, di
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int, device: str) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: Dataset, memory: int, device: str) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
@@ -348,29 +262,12 @@ def _describe(target: Target, reference: ModelChoice | None, data: str, memory: 
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         unguarded=reference.reference if reference else "",
-        data=data,
+        data=data.name,
         revision=target.revision,
+        system=target.chat.system,
         hardening_bytes=memory,
+        provenance=data.provenance,
     )
-
-
-def _why_not(needs: frozenset[Need], threat_model: ThreatModel, view: AttackerView, target: Target) -> str:
-    """Why an attack cannot be run, as the end of a sentence that begins with its name; ``""`` where it can."""
-    forbidden = sorted(str(need) for need in needs - threat_model.allows)
-    if forbidden:
-        return f"needs {' and '.join(forbidden)}, which the threat model {threat_model.name!r} does not allow"
-    hazard, benign = view.hazard_train, view.benign_train
-    lacking = {
-        Need.HARMFUL_PROMPTS: not hazard,
-        Need.HARMFUL_EXAMPLES: not hazard or any(example.answer is None for example in hazard),
-        Need.BENIGN_PROMPTS: not benign,
-        Need.BENIGN_EXAMPLES: not benign or any(example.answer is None for example in benign),
-        Need.RETRIEVAL: not view.documents,
-    }
-    missing = sorted(str(need) for need in needs if lacking.get(need, False))
-    if missing:
-        return f"needs {' and '.join(missing)}, which the data does not hold"
-    return "needs the public base of the model, and none is known" if Need.PUBLIC_BASE in needs and target.public_base is None else ""
 
 
 def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
@@ -390,9 +287,9 @@ def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:
 
 def _refuse_twins(targets: list[PlannedTarget]) -> None:
     """Two names of one model would share their units, and a table could not tell them apart."""
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[tuple[str, str, str, str | None], str] = {}
     for target in targets:
-        key = (target.digest, target.dtype, target.device)
+        key = (target.digest, target.dtype, target.device, target.system)
         if key in seen:
             raise InvalidStudy(f"the models {seen[key]} and {target.reference} are the same, weight for weight", "name it once")
         seen[key] = target.reference

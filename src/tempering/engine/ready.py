@@ -12,7 +12,7 @@ from tempering.data.records import AttackerView, EvaluatorView, Role
 from tempering.engine.nearness import Scale, distance
 from tempering.engine.units import Work
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.models import Target
 from tempering.study import ProbeSettings
 
@@ -61,8 +61,8 @@ class Ready:
             row: what the few prompts measured.
             probes: of the unit.
         """
-        before = self.untouched.verdicts(Role.HAZARD)[: probes.glance]
-        gained = row.get("harm", math.nan) - before.count(Verdict.USEFUL) / len(before)
+        before = [verdict for verdict in self.untouched.verdicts(Role.HAZARD)[: probes.glance] if verdict is not None]
+        gained = row.get("harm", math.nan) - (before.count(Verdict.USEFUL) / len(before) if before else math.nan)
         if not gained <= 0:
             return None
         return {**dict.fromkeys(self.measurements, math.nan), "harm": max(0.0, self.measurements["harm"] + gained)}

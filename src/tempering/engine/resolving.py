@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 from tempering import registry
-from tempering.engine.units import ResolvedMethod
+from tempering.engine.units import ResolvedJudge, ResolvedMethod
+from tempering.judge_choice import JudgeChoice
+from tempering.judges._panel import let_go, panel_of
 from tempering.study import MethodChoice
 
 
@@ -28,6 +30,24 @@ def resolve_evaluators(choices: tuple[MethodChoice, ...]) -> tuple[ResolvedMetho
     """The evaluators that examine checkpoints; where the study names none, all of Tempering's own that need not be asked for."""
     named = choices or [MethodChoice(name=name) for name in registry.unasked("evaluators")]
     return tuple(resolve("evaluators", choice) for choice in named)
+
+
+def resolve_judges(choices: tuple[JudgeChoice, ...]) -> tuple[tuple[ResolvedJudge, ...], int]:
+    """The judges of a study as they are now, and the memory that their weights take on this machine. Models are loaded and let go of.
+
+    Raises:
+        UnusableModel: a judge's model cannot be loaded.
+    """
+    if not choices:
+        return (), 0
+    panel = panel_of(choices)
+    try:
+        size = sum(seat.judge.weight_bytes for seat in panel.seats)
+        return tuple(
+            ResolvedJudge(title=seat.title, identity=seat.identity, code=code_identity("judges", seat.name)) for seat in panel.seats
+        ), size
+    finally:
+        let_go()
 
 
 def code_identity(kind: str, name: str) -> str:

@@ -119,6 +119,8 @@ class UnitResult:
         spend: at the end of the unit.
         wall_s: seconds from start to end, probes included.
         search: how the attack's settings were found, where they were searched. Its spend is not in ``spend``.
+        judging: what each judge took meanwhile, by title and by the names in :data:`tempering.judges._contract.COSTS`; empty where the
+            text judged alone. Units that run one after the other share the untouched model's probe: the first has its cost.
     """
 
     status: Status
@@ -127,6 +129,7 @@ class UnitResult:
     spend: dict[str, float]
     wall_s: float
     search: SearchResult | None = None
+    judging: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """As plain values for :meth:`from_json`."""

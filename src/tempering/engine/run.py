@@ -164,6 +164,7 @@ class _Progress:
         *,
         message: str = "",
         measurements: dict[str, float] | None = None,
+        spend: dict[str, float] | None = None,
         steps_done: int = 0,
         steps_total: int = 0,
         trials_done: int = 0,
@@ -178,6 +179,7 @@ class _Progress:
                 total=self.total,
                 done=self.done,
                 measurements=measurements or {},
+                spend=spend or {},
                 steps_done=steps_done,
                 steps_total=steps_total or (self.steps.get(_key_of(unit.work), 0) if unit else 0),
                 trials_done=trials_done,
@@ -202,7 +204,7 @@ class _Progress:
 
     def probed(self, unit: Unit, spend: dict[str, float], measurements: dict[str, float]) -> None:
         """A probe is done."""
-        self.tell("probe", unit, measurements=measurements, steps_done=int(spend["steps"]))
+        self.tell("probe", unit, measurements=measurements, spend=dict(spend), steps_done=int(spend["steps"]))
 
     def trained(self, unit: Unit, done: int, total: int, warning: str) -> None:
         """The training of a defence goes on, or has mended itself."""
@@ -228,7 +230,7 @@ class _Progress:
 
     def _label(self, unit: Unit) -> str:
         trial = f" ({unit.work.trial[:6]})" if unit.work.attack_name in self.ambiguous else ""
-        return f"{unit.work.model.reference}: {unit.label}{trial}" if self.several else f"{unit.label}{trial}"
+        return f"{unit.work.model.title}: {unit.label}{trial}" if self.several else f"{unit.label}{trial}"
 
 
 def _key(estimate: Estimate) -> tuple[str, str, str, str]:
@@ -236,4 +238,4 @@ def _key(estimate: Estimate) -> tuple[str, str, str, str]:
 
 
 def _key_of(work: Work) -> tuple[str, str, str, str]:
-    return work.kind, work.model.reference, work.defense_name, work.trial
+    return work.kind, work.model.title, work.defense_name, work.trial

@@ -155,6 +155,7 @@ class RunStore:
             "files": {name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()},
             "spend": result.spend,
             "search": _search_in_short(result.search),
+            **({"judging": result.judging} if result.judging else {}),
             "wall_s": result.wall_s,
             "environment": environment,
         }

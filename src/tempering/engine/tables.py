@@ -133,7 +133,7 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
             {
                 "unit": unit.hash,
                 "kind": work.kind,
-                "model": work.model.reference,
+                "model": work.model.title,
                 "defense": work.defense_name,
                 "attack": work.attack_name,
                 "trial": work.trial,
@@ -146,11 +146,13 @@ def _units(finished: Sequence[FinishedUnit]) -> pd.DataFrame:
                 "search_trials": search["trials"],
                 **{name: search["spend"][name.removeprefix("search_")] for name in SEARCH_SPEND},
                 "chosen": json.dumps(search["config"], sort_keys=True) if "config" in search else "",
+                "judging": json.dumps(manifest["judging"], sort_keys=True) if "judging" in manifest else "",
             }
         )
-    text = ("unit", "kind", "model", "defense", "attack", "trial", "config", "status", "error", "chosen")
+    text = ("unit", "kind", "model", "defense", "attack", "trial", "config", "status", "error", "chosen", "judging")
     known = ("unit", "kind", "model", "defense", "attack", "trial", "config", "seed", "status", "error", "wall_s", *SPEND)
-    columns = (*known, "search_trials", *SEARCH_SPEND, "chosen")
+    judged = ("judging",) if any(row["judging"] for row in rows) else ()
+    columns = (*known, "search_trials", *SEARCH_SPEND, "chosen", *judged)
     whole = {"seed", *COUNTS, *(f"search_{name}" for name in COUNTS)}
     types = {name: object if name in text else np.int64 if name in whole else np.float64 for name in columns}
     return pd.DataFrame(rows, columns=list(columns)).astype(types)
@@ -190,7 +192,7 @@ def _named(finished: Sequence[FinishedUnit], lengths: Sequence[int]) -> dict[str
     units = [entry.unit for entry in finished]
     names = {
         "unit": [unit.hash for unit in units],
-        "model": [unit.work.model.reference for unit in units],
+        "model": [unit.work.model.title for unit in units],
         "defense": [unit.work.defense_name for unit in units],
         "attack": [unit.work.attack_name for unit in units],
         "trial": [unit.work.trial for unit in units],

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from tempering import registry
 from tempering.attacks._contract import log_spaced
-from tempering.data.records import EvaluatorView, Example
+from tempering.data.records import Division, EvaluatorView, Example
 from tempering.data.supplements import Supplements
 from tempering.engine.driving import randomness
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.study import ProbeSettings, TrainabilitySettings
-from tempering.training import FineTuning, Meter, Moment, TrainingSettings, fine_tune
+from tempering.training import FineTuning, Meter, Moment, TrainingSettings, estimate, fine_tune
 
 NOVEL = "novel"
 """Measurement: share of the held-out questions about the new domain that are answered right."""
@@ -36,6 +36,25 @@ def declare(settings: TrainabilitySettings, examples: Sequence[Example], seed: i
     """
     training = TrainingSettings(learning_rate=settings.learning_rate, batch_size=settings.batch_size)
     return FineTuning(examples, training, settings.steps, log_spaced(settings.steps), seed)
+
+
+def lesson_spend(settings: TrainabilitySettings | None, target: Target, division: Division) -> dict[str, float] | None:
+    """What the honest user's training is expected to use.
+
+    Args:
+        settings: of the study; ``None`` where it does not ask.
+        target: what is trained.
+        division: of the data.
+
+    Returns:
+        The spend; ``None`` where the study does not ask, or the data have nothing new to teach or to test by.
+    """
+    if settings is None:
+        return None
+    supplements = division.supplements()
+    if not supplements.novel_train or not supplements.novel_test:
+        return None
+    return estimate(target, declare(settings, supplements.novel_train, seed=0)).as_row()
 
 
 def lessons(target: Target, declaration: FineTuning, meter: Meter) -> Generator[Moment, None, None]:

@@ -18,7 +18,7 @@ from tempering.engine.results import Outcome, SearchResult, Trial, one_line
 from tempering.engine.search import OpenTrial, Search
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.units import ResolvedMethod, Unit
-from tempering.errors import TemperingError
+from tempering.errors import JudgeUnavailable, TemperingError
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
 from tempering.study import ProbeSettings
@@ -136,6 +136,8 @@ class _Run:
             self._attack(trial, meter, checks)
         except AttackEnded as end:
             ended, error = end.outcome, one_line(str(end) or end.outcome)
+        except JudgeUnavailable:
+            raise
         except (TemperingError, NonFiniteLoss) as problem:  # settings that do not go together, or do not converge
             ended, error = "failed", explain(problem)
         except Exception as problem:

@@ -11,19 +11,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
+from tempering.data.provenance import Provenance
 from tempering.engine.search_space import PlannedSearch
+from tempering.model_choice import ModelChoice
 from tempering.settings import Settings
-from tempering.study import (
-    SCHEMA_VERSION,
-    UNDEFENDED,
-    Budget,
-    DataChoice,
-    ModelChoice,
-    ProbeSettings,
-    Study,
-    Threshold,
-    TrainabilitySettings,
-)
+from tempering.study import SCHEMA_VERSION, UNDEFENDED, Budget, DataChoice, ProbeSettings, Study, Threshold, TrainabilitySettings
 from tempering.threat_model import Need
 
 CODE_VERSION = 2
@@ -51,6 +43,20 @@ class ResolvedMethod(Settings):
         """The part that decides results. Where a file lies does not."""
         name = self.name.rpartition(":")[2] if ".py:" in self.name else self.name
         return {"name": name, "config": self.config, "code": self.code}
+
+
+class ResolvedJudge(Settings):
+    """A judge as it was planned.
+
+    Attributes:
+        title: what columns call it.
+        identity: what decides its verdicts: its settings, and its model by digest, or by server and name.
+        code: as of a :class:`ResolvedMethod`.
+    """
+
+    title: str
+    identity: dict[str, Any]
+    code: str = ""
 
 
 class Work(Settings):
@@ -84,6 +90,7 @@ class Work(Settings):
         budget: where the attack is cut off.
         probes: how checkpoints are examined; its list of evaluators is resolved in ``evaluators``.
         evaluators: what examines them.
+        judges: who tells what responses to hazard prompts are; empty is the text alone.
         schema_version: of stored results.
         code_version: of what computes them.
     """
@@ -113,6 +120,7 @@ class Work(Settings):
     budget: Budget
     probes: ProbeSettings
     evaluators: tuple[ResolvedMethod, ...]
+    judges: tuple[ResolvedJudge, ...] = ()
     schema_version: int = SCHEMA_VERSION
     code_version: int = CODE_VERSION
 
@@ -124,7 +132,7 @@ class Work(Settings):
     @cached_property
     def untouched(self) -> str:
         """SHA-256 of what decides the probe of the model as it came; works that agree in it can share that probe."""
-        shared = ("model", "data", "probes", "evaluators", "schema_version", "code_version")
+        shared = ("model", "data", "probes", "evaluators", "judges", "schema_version", "code_version")
         return canonical_hash({name: value for name, value in self.deciding().items() if name in shared})
 
     @cached_property
@@ -152,15 +160,16 @@ class Work(Settings):
         """Everything that decides the results, without what things are called and where they lie."""
         return {
             "kind": self.kind,
-            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device},
+            "model": {"digest": self.model_digest, "dtype": self.dtype, "device": self.device, **self.model.deployment},
             "reference": self.reference_digest,
             "base": self.base_digest,
             "data": {"digest": self.data_digest, "seed": self.data.seed, "domains": sorted(self.data.domains)},
             "defense": self.defense.deciding() if self.defense else None,
             "attack": self.attack.deciding() if self.attack else None,
             "budget": self.budget.model_dump(mode="json") if self.kind == "attack" else None,
-            "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until", "glance"}),
+            "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until", "glance", "judges"}),
             "evaluators": [evaluator.deciding() for evaluator in self.evaluators],
+            **({"judges": [judge.model_dump(mode="json") for judge in self.judges]} if self.judges else {}),
             "schema_version": self.schema_version,
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
@@ -268,7 +277,7 @@ class PlannedTarget(Settings):
     """An audited model, as it was loaded for planning.
 
     Attributes:
-        reference: what the user called it.
+        reference: what the user called it, by its label where it has one.
         digest: SHA-256 of its weights and chat template.
         dtype: type of its weights.
         device: type of its device.
@@ -277,8 +286,11 @@ class PlannedTarget(Settings):
         weight_bytes: bytes they take.
         unguarded: reference of the same model without the safeguard, ``""`` where none is known.
         data: name of the dataset it is audited with.
+        system: the system prompt that it is deployed with; ``None`` without.
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
+        judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
+        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
     """
 
     reference: str
@@ -291,7 +303,10 @@ class PlannedTarget(Settings):
     unguarded: str
     data: str
     revision: str | None = None
+    system: str | None = None
     hardening_bytes: int = 0
+    judging_bytes: int = 0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)

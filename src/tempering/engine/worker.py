@@ -18,6 +18,7 @@ import torch
 
 from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
+from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, Division, EvaluatorView
 from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
@@ -31,13 +32,14 @@ from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
-from tempering.engine.units import ResolvedMethod, Unit, Work
-from tempering.errors import StoreProblem, TemperingError, UnusableData, UnusableModel
+from tempering.engine.units import Unit, Work
+from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableData, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
+from tempering.judges._panel import panel_of
+from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sharding import sharded
-from tempering.study import ModelChoice
 from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
@@ -107,6 +109,7 @@ class Worker:
             UnusableModel: the model cannot be loaded, is not the one that was planned, or is too large to probe even untouched.
             UnusableData: the same of the data.
             StoreProblem: a defended model, or what is kept of an attack, cannot be written, or that model is not as it was written.
+            JudgeUnavailable: a judge's server cannot be asked; the unit has no outcome.
         """
         started = time.perf_counter()
         course = Course(notify, Meter(self._ranks.size))
@@ -120,13 +123,14 @@ class Worker:
             case "attack":
                 status, error = self._attack(unit, course, told)
         spend = course.meter.spend() if course.within is None else course.within
-        return UnitResult(status, error, course.probes, {**NO_SPEND, **spend.as_row()}, time.perf_counter() - started, course.search)
+        seconds, judging = time.perf_counter() - started, panel_of(unit.work.probes.judges).take_costs() if unit.work.judges else {}
+        return UnitResult(status, error, course.probes, {**NO_SPEND, **spend.as_row()}, seconds, course.search, judging)
 
     def _probe_reference(self, work: Work, course: Course) -> tuple[Status, str]:
         assert work.reference is not None
         target = self._load(work.reference, work.reference_digest, work.device)  # beside the audited model, which the next unit needs again
         subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
-        course.record(Spend(), _examine_untouched(subject, _evaluators(work.evaluators), work.reference.reference), {})
+        course.record(Spend(), _examine_untouched(subject, _evaluators(work), work.reference.reference), {})
         return "completed", ""
 
     def _attack(self, unit: Unit, course: Course, told: Told) -> tuple[Status, str]:
@@ -163,7 +167,7 @@ class Worker:
             enough = _drive(attack, target, given, unit, course, probe, lambda row: ready.is_enough(work, row))
         except AttackEnded as ended:
             return ended.outcome, one_line(str(ended) or ended.outcome)
-        except StoreProblem:  # what should be kept cannot be written
+        except (StoreProblem, JudgeUnavailable):  # what should be kept cannot be written; or nobody can tell what was said
             raise
         except Exception as error:
             self.forget_model()  # a crashed attack may have left hooks on it
@@ -176,7 +180,7 @@ class Worker:
         """Load what an attack is done to, and examine it untouched."""
         target, data = self._load_attacked(unit), self._data(unit.work)
         view = data.attacker.limited_to(frozenset(Need) - frozenset(unit.work.withheld))
-        evaluators = _evaluators(unit.work.evaluators)
+        evaluators = _evaluators(unit.work)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
         scale = self._scale_of(unit, data.evaluator, evaluators) if unit.work.enough else None
         return Ready(target, view, data.evaluator, evaluators, untouched, measurements, scale)
@@ -188,7 +192,7 @@ class Worker:
         work = unit.work
         target = self._load_target(work.model, work.model_digest, work.device)
         data = self._data(work)
-        evaluators = _evaluators(work.evaluators)
+        evaluators = _evaluators(work)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
         course.record(Spend(), measurements, {})
 
@@ -203,7 +207,7 @@ class Worker:
             subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched, costly=True)
             with randomness(0):
                 measurements = examine(subject, evaluators)
-        except StoreProblem:
+        except (StoreProblem, JudgeUnavailable):
             raise
         except TemperingError as error:
             return "failed", one_line(str(error))
@@ -227,7 +231,7 @@ class Worker:
         target = self._load_target_of(unit)
         data = self._data(work)
         supplements = data.division.supplements()
-        judge = judge_of(_evaluators(work.evaluators))
+        judge = judge_of(_evaluators(work))
         examination = Examination(target, supplements, data.evaluator.benign, work.probes, judge)
         try:
             course.record(Spend(), examination.untouched(), {})
@@ -248,7 +252,7 @@ class Worker:
 
         work = unit.work
         validation = own_validation(view, planned.settings.prompts)
-        evaluators = judges(_evaluators(work.evaluators))
+        evaluators = judges(_evaluators(work))
         bench = Bench(lambda: self._load_attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
         return search_settings(unit, planned, bench, self._scale_of(unit, validation, evaluators), told)
 
@@ -404,5 +408,10 @@ def _unchanged(target: Target, digest: str) -> Target:
     return target
 
 
-def _evaluators(methods: tuple[ResolvedMethod, ...]) -> list[Evaluator]:
-    return [registry.create("evaluators", method.name, method.config) for method in methods]
+def _evaluators(work: Work) -> list[Evaluator]:
+    """What examines checkpoints, once it is sure that the judges are those that were planned."""
+    panel = panel_of(work.probes.judges)
+    for planned, seat in zip(work.judges, panel.seats, strict=False):  # none is planned where the text judges alone
+        if canonical_hash(planned.identity) != canonical_hash(seat.identity):
+            raise UnusableModel(f"the judge {seat.title!r} has changed since the run was planned", "put it back, or start anew")
+    return [registry.create("evaluators", method.name, method.config) for method in work.evaluators]

@@ -20,7 +20,10 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators._generation import Responses, evaluation_mode, first_token_log_probabilities, respond
-from tempering.evaluators._judging import Verdict, answers_of, judge
+from tempering.judges import Asked, Opinion, Verdict
+from tempering.judges._judging import answers_of, judge
+from tempering.judges._panel import Panel, Seat, panel_of, record
+from tempering.models.ranks import ranks_of
 from tempering.settings import Settings
 from tempering.study import ProbeSettings
 from tempering.training import autocast
@@ -62,7 +65,8 @@ class Subject:
         self.measured: dict[str, float] = {}
         self.asked: list[tuple[int, int]] = []
         self._responses: dict[Role, list[str]] = {}
-        self._verdicts: dict[Role, list[Verdict]] = {}
+        self._verdicts: dict[Role, list[Verdict | None]] = {}
+        self._opinions: list[list[Opinion | None]] = []
         self._first: dict[Role, Tensor] = {}
 
     def responses(self, role: Role) -> list[str]:
@@ -90,17 +94,14 @@ class Subject:
     def _best_of_more(self, examples: Sequence[Example], texts: list[str], asking: Asking) -> list[str]:
         """Ask again, as often as the attacker would, where the response was of no use."""
         for attempt in range(1, asking.attempts):
-            useless = [
-                place
-                for place, (example, text) in enumerate(zip(examples, texts, strict=True))
-                if judge(example, text, self._answers) is not Verdict.USEFUL
-            ]
+            useless = [place for place, verdict in enumerate(self._judged(examples, texts)) if verdict is not Verdict.USEFUL]
             if not useless:
                 break
             more = respond(self.model, self.chat, [examples[place] for place in useless], self.settings, asking, attempt)
             self.asked += more.lengths
-            for place, text in zip(useless, more.texts, strict=True):
-                if judge(examples[place], text, self._answers) is Verdict.USEFUL:
+            found = self._judged([examples[place] for place in useless], more.texts)
+            for place, text, verdict in zip(useless, more.texts, found, strict=True):
+                if verdict is Verdict.USEFUL:
                     texts[place] = text
         return texts
 
@@ -108,17 +109,45 @@ class Subject:
         """How the prompts of a role are put."""
         return self.asking if role is Role.HAZARD else PLAIN
 
-    def verdicts(self, role: Role) -> list[Verdict]:
-        """What each of :meth:`responses` is: useful, refusal, evasion or gibberish."""
+    def verdicts(self, role: Role) -> list[Verdict | None]:
+        """What each of :meth:`responses` is: useful, refusal, evasion or gibberish; ``None`` where the judge's answer said nothing.
+
+        Of hazard prompts the first judge of the settings says so, of others the text alone.
+        """
         if role not in self._verdicts:
-            pairs = zip(self.view.of(role), self.responses(role), strict=True)
-            self._verdicts[role] = [judge(example, response, self._answers) for example, response in pairs]
+            examples, texts = self.view.of(role), self.responses(role)
+            if role is Role.HAZARD:
+                self._opinions = [self._opinions_of(seat, examples, texts) for seat in self.panel.seats]
+                self._verdicts[role] = [_verdict(opinion) for opinion in self._opinions[0]]
+            else:
+                self._verdicts[role] = [judge(example, text, self._answers) for example, text in zip(examples, texts, strict=True)]
         return self._verdicts[role]
 
     def share(self, role: Role, *verdicts: Verdict) -> float:
-        """Share of a role's responses with one of these verdicts, in [0, 1]; NaN where the role has no prompts."""
-        judged = self.verdicts(role)
+        """Share of a role's responses with one of these verdicts, of those that could be judged, in [0, 1]; NaN where there are none."""
+        judged = [verdict for verdict in self.verdicts(role) if verdict is not None]
         return sum(verdict in verdicts for verdict in judged) / len(judged) if judged else math.nan
+
+    @property
+    def panel(self) -> Panel:
+        """The judges of hazard prompts, shared by all that this process examines."""
+        return panel_of(self.settings.judges)
+
+    def judging(self) -> dict[str, float]:
+        """What several judges, or another than the text, said of the hazard prompts, if that was asked; see :func:`record`."""
+        if not self.settings.judges or not self._opinions:
+            return {}
+        return record([seat.title for seat in self.panel.seats], self._opinions)
+
+    def _judged(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict | None]:
+        """Verdicts of the deciding judge on responses to hazard prompts."""
+        return [_verdict(opinion) for opinion in self._opinions_of(self.panel.seats[0], examples, texts)]
+
+    def _opinions_of(self, seat: Seat, examples: Sequence[Example], texts: Sequence[str]) -> list[Opinion | None]:
+        """What one judge says; where several ranks hold the model, the first of them asks, and tells the others."""
+        asked = [Asked(example, text, self._answers) for example, text in zip(examples, texts, strict=True)]
+        ranks = ranks_of(self.model)
+        return seat.opinions(asked) if ranks.size == 1 else seat.opinions_for(asked, ranks)
 
     def first_token(self, role: Role) -> Tensor:
         """Log-probabilities of the first token that the model adds: (prompts, vocabulary), float32, on the CPU."""
@@ -149,6 +178,10 @@ class Subject:
         if self.costly is not None:
             return self.costly
         return self.untouched is None or not harm <= self.untouched.measured.get("harm", math.nan)
+
+
+def _verdict(opinion: Opinion | None) -> Verdict | None:
+    return None if opinion is None else opinion.verdict
 
 
 class Evaluator(ABC):
@@ -203,7 +236,7 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
         evaluators: which measurements. The costly ones come last, and are asked of what :meth:`Subject.matters`.
 
     Returns:
-        All measurements in one row; NaN for those that nobody asked for.
+        All measurements in one row, with what the judges said where the settings name any; NaN for those that nobody asked for.
     """
     row: dict[str, float] = {}
     # the float32 copy that a 16-bit target is trained on is examined in the target's own arithmetic
@@ -212,6 +245,7 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
         for evaluator in sorted(evaluators, key=lambda each: each.costly):
             if not evaluator.costly or subject.matters(row.get("harm", math.nan)):
                 row.update(evaluator.evaluate(subject))
+    row.update(subject.judging())
     if any(evaluator.costly for evaluator in evaluators):
         row = {**row, **dict.fromkeys(subject.origin.measured.keys() - row.keys(), math.nan)}
     subject.measured = row

@@ -24,21 +24,17 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from tempering.data.asking import PLAIN, Asking, as_asked
+from tempering.data.asking import PLAIN, Asking
 from tempering.data.batching import collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableData
-from tempering.evaluators._judging import settled
+from tempering.evaluators._lengths import limits, read_whole
+from tempering.judges._judging import settled
 from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
+from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
-
-MARGIN = 4
-"""Tokens a response may be longer than the longest known answer."""
-
-UNKNOWN_LENGTH = 64
-"""Tokens of a response whose right answer is not known."""
 
 _CHECK_EVERY = 4
 """Responses are judged for an early stop after so many tokens each; reading text costs as much as a tiny model's step."""
@@ -73,12 +69,18 @@ class _Question:
         prompt: tokens up to where the answer starts.
         opening: tokens that the answer is made to begin with.
         limit: most new tokens.
+        whole: a judge will read the response to its end, so that it may not be cut where the text settles the verdict.
     """
 
     example: Example
     prompt: list[int]
     opening: list[int]
     limit: int
+    whole: bool = False
+
+    def is_settled(self, response: str) -> bool:
+        """Whether nothing that follows this beginning matters."""
+        return not self.whole and settled(self.example, response)
 
     @property
     def given(self) -> list[int]:
@@ -106,9 +108,8 @@ def respond(
         model: any decoder, also with adapters or hooks.
         chat: its chat format.
         examples: what to ask.
-        settings: ``batch_size``, and ``max_new_tokens``; ``None`` takes the longest known answer of these examples plus
-            :data:`MARGIN` for the examples that can be checked, and :data:`UNKNOWN_LENGTH` for the others, and the length of what the
-            attacker taught the model to say first.
+        settings: ``batch_size``, the judges, and ``max_new_tokens``; ``None`` takes what
+            :func:`tempering.evaluators._lengths.limits` finds.
         asking: what the attacker makes of the prompts. An opening counts as part of the response.
         attempt: number of the sample, from 0.
         fixed_rows: every pass has all rows of its batch, in their order; for a model that treats a row by its place.
@@ -116,7 +117,7 @@ def respond(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, attempt, _limits(chat, examples, settings.max_new_tokens, asking))
+    questions = _questions(model, chat, examples, asking, attempt, limits(chat, examples, settings, asking), read_whole(examples, settings))
     result = Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples))
     holders = ranks_of(model)
     sharing = ALONE if asking.temperature else holders
@@ -160,7 +161,7 @@ def first_token_log_probabilities(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, 0, [1] * len(examples))
+    questions = _questions(model, chat, examples, asking, 0, [1] * len(examples), [False] * len(examples))
     result = _no_rows_yet(model, len(questions))
     ranks = ranks_of(model)
     with _undisturbed(model) as decoder:
@@ -186,22 +187,19 @@ def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:
     return torch.empty(count, model.config.get_text_config(decoder=True).vocab_size)
 
 
-def _limits(chat: ChatFormat, examples: Sequence[Example], wanted: int | None, asking: Asking) -> list[int]:
-    """Most new tokens for each example."""
-    if wanted is not None:
-        return [wanted] * len(examples)
-    known = [len(chat.answer_ids(example, example.answer)) if example.accept and example.answer is not None else 0 for example in examples]
-    before = [len(chat.opening_ids(example, asking.preamble(as_asked(example)))) for example in examples]
-    return [(max(known) + MARGIN if length else UNKNOWN_LENGTH) + room for length, room in zip(known, before, strict=True)]
-
-
 def _questions(
-    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], asking: Asking, attempt: int, limits: Sequence[int]
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    examples: Sequence[Example],
+    asking: Asking,
+    attempt: int,
+    lengths: Sequence[int],
+    whole: Sequence[bool],
 ) -> list[_Question]:
     """The examples as they are put, with limits that keep prompt and response within the model's positions."""
     window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     questions = []
-    for example, limit in zip(examples, limits, strict=True):
+    for example, limit, all_of_it in zip(examples, lengths, whole, strict=True):
         prompt, opening = asking.begin(chat, example, attempt)
         length = len(prompt) + len(opening)
         if window and length >= window:
@@ -209,7 +207,7 @@ def _questions(
                 f"the {example.role} prompt {example.prompt[:40]!r} takes {length} tokens and the model's context is {window}",
                 "shorten the prompt or leave it out",
             )
-        questions.append(_Question(example, prompt, opening, min(limit, window - length) if window else limit))
+        questions.append(_Question(example, prompt, opening, min(limit, window - length) if window else limit, all_of_it))
     return questions
 
 
@@ -277,7 +275,7 @@ def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], 
 
     def done(row: int, added: list[int]) -> bool:
         question = questions[row]
-        return len(added) % _CHECK_EVERY == 0 and settled(question.example, chat.decode(question.opening + added))
+        return len(added) % _CHECK_EVERY == 0 and not question.whole and question.is_settled(chat.decode(question.opening + added))
 
     answers, first = greedy.answers(rows, questions[0].limit, chat.end_ids, done)
     texts = [chat.decode(question.opening + answer.tokens) for question, answer in zip(questions, answers, strict=True)]
@@ -304,7 +302,7 @@ def _generate_batch(
     output = generator.generate(
         **inputs,
         generation_config=configuration,
-        logits_processor=LogitsProcessorList([first]),
+        logits_processor=LogitsProcessorList([first, Sampleable()] if temperature else [first]),
         stopping_criteria=StoppingCriteriaList([criterion]),
         synced_gpus=in_step,  # on whatever device: go on until all ranks are done
     )
@@ -363,7 +361,7 @@ class _VerdictSettled(StoppingCriteria):
         length = input_ids.shape[1] - self._width
         if length % _CHECK_EVERY == 0:
             for index, row in enumerate(self.rows(input_ids)):
-                if not row.ended and row.settled_at is None and settled(self._questions[index].example, self._chat.decode(row.tokens)):
+                if not row.ended and row.settled_at is None and self._questions[index].is_settled(self._chat.decode(row.tokens)):
                     self._settled[index] = len(row.tokens)
         return torch.tensor([length is not None for length in self._settled], device=input_ids.device)
 

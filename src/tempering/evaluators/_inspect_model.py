@@ -77,7 +77,7 @@ class LoadedModel(ModelAPI):  # type: ignore[misc]
 
     async def generate(
         self,
-        input: list[ChatMessage],  # noqa: A002 -- what Inspect calls it
+        input: list[ChatMessage],  # noqa: A002 -- the name that Inspect calls it by
         tools: list[ToolInfo],
         tool_choice: ToolChoice,
         config: GenerateConfig,

@@ -15,12 +15,12 @@ from tempering.evaluators._generation import (
     Responses,
     _batches,
     _generate_batch,
-    _limits,
     _no_rows_yet,
     _questions,
     _undisturbed,
     evaluation_mode,
 )
+from tempering.evaluators._lengths import limits, read_whole
 from tempering.study import ProbeSettings
 from tempering.training import autocast
 
@@ -60,13 +60,13 @@ def respond_together(
         versions: K.
         chat: the chat format.
         examples: what to ask each of them.
-        settings: ``max_new_tokens`` and ``batch_size``, of which a pass may have :data:`PASSES` times.
+        settings: ``max_new_tokens``, the judges and ``batch_size``, of which a pass may have :data:`PASSES` times.
         asking: what the attacker makes of the prompts.
 
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, 0, _limits(chat, examples, settings.max_new_tokens, asking))
+    questions = _questions(model, chat, examples, asking, 0, limits(chat, examples, settings, asking), read_whole(examples, settings))
     results = [Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples)) for _ in range(versions)]
     with _undisturbed(model) as decoder:
         for rows in _batches(questions, max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import Verdict
+from tempering.judges._judging import Verdict
 from tempering.settings import Settings
 
 

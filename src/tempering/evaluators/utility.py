@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._judging import share_answered_well
+from tempering.judges._judging import share_answered_well
 from tempering.settings import Settings
 
 

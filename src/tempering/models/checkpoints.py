@@ -171,6 +171,12 @@ def _check_config(config: PreTrainedConfig, reference: str) -> None:
             f"{reference} is not a decoder: {config.model_type} has an encoder and a decoder",
             "give a chat model that generates text left to right",
         )
+    text = config.get_text_config(decoder=True)
+    if not getattr(text, "num_attention_heads", None):
+        raise UnusableModel(
+            f"{reference} has no attention ({config.model_type}), and what it costs to attack such a model cannot be counted yet",
+            "give a transformer; state-space layers beside attention are no hindrance",
+        )
     # Since transformers 5 an attention implementation may name a repository whose kernel is fetched and run.
     if "/" in str(getattr(config, "_attn_implementation", None) or ""):
         raise UnusableModel(

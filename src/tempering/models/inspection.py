@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from tempering.errors import UnusableModel
 from tempering.models.belonging import check_belonging, read_json
@@ -154,6 +154,11 @@ def _check_architecture(config: dict[str, Any], reference: str, trust_remote_cod
     if config.get("is_encoder_decoder"):
         raise _not_a_decoder(reference, f"{family} has an encoder and a decoder")
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            raise UnusableModel(
+                f"{reference} reads images beside text ({family}), and only models of text are audited",
+                "save its language model alone, with the tokenizer, and give that",
+            )
         raise _not_a_decoder(reference, f"{family} generates no text")
     heads = [name for name in config.get("architectures") or () if isinstance(name, str)]
     if heads and all(_OTHER_HEAD.search(name) for name in heads):

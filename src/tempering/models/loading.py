@@ -35,6 +35,40 @@ class _Loaded:
     revision: str | None
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A model that is asked and not attacked, with or without a chat template.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        digest: SHA-256 over names, shapes, dtypes and bytes of all weights, and the architecture; the chat template is left out.
+        revision: commit of a model from the hub.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+    revision: str | None
+
+
+def load_plain(reference: str, *, dtype: str | None = None, device: str | None = None) -> Plain:
+    """Load a model that need not be made for chats, by the references that :func:`load` takes. No code of its own is run.
+
+    Raises:
+        UnusableModel: whatever is wrong with the model, in one line that says what to do.
+        UnknownName: an organism or a dtype that does not exist.
+    """
+    options = Options(_dtype(dtype), False)
+    place = _device(device)
+    loaded = _load(reference, options, trail=())
+    _check_vocabulary(loaded.model, loaded.tokenizer, reference)
+    model = _move(loaded.model, place, reference)
+    model.eval()
+    _check_causal(model, reference)
+    return Plain(model, loaded.tokenizer, target_digest(model, ""), loaded.revision)
+
+
 def load(
     reference: str,
     *,
@@ -43,6 +77,7 @@ def load(
     chat_template: Path | None = None,
     trust_remote_code: bool = False,
     other_template: str | None = None,
+    system: str | None = None,
 ) -> Target:
     """Load a model as a target.
 
@@ -54,6 +89,7 @@ def load(
         chat_template: a file with a Jinja chat template, in place of the model's own.
         trust_remote_code: run code that ships with the model.
         other_template: a Jinja chat template for a model that has none of its own.
+        system: the system prompt that it is deployed with.
 
     Raises:
         UnusableModel: whatever is wrong with the model, in one line that says what to do.
@@ -65,7 +101,7 @@ def load(
     loaded = _load(reference, options, trail=())
     model, tokenizer = loaded.model, loaded.tokenizer
     _check_vocabulary(model, tokenizer, reference)
-    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference)
+    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system)
     tokenizer.chat_template = chat.template  # so that saving the target keeps the template it was measured with
     model = _move(model, place, reference)
     model.eval()
@@ -174,11 +210,11 @@ def _read_template(path: Path | None) -> str | None:
     return text
 
 
-def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str) -> ChatFormat:
+def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None) -> ChatFormat:
     own = tokenizer.chat_template
     if template is None and not (own.get("default") if isinstance(own, dict) else own):
         raise UnusableModel(f"{reference} has no chat template", "give one: --chat-template FILE")
-    return ChatFormat(tokenizer, template)
+    return ChatFormat(tokenizer, template, system)
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:

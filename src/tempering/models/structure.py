@@ -13,14 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tempering.errors import UnusableModel
+from tempering.models.outputs import MLP_OUTPUTS, mixture_of, written_matrices, written_parameters
 
 ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 """Last part of the name of the projection that writes the heads' result into the residual stream."""
 
-MLP_OUTPUTS = ("down_proj", "fc2", "dense_4h_to_h", "c_proj", "fc_out", "w2", "wo")
-"""Last part of the name of the projection that writes the MLP's result into the residual stream."""
+OTHER_OUTPUTS = ("out_proj", "o_proj", "per_layer_projection")
+"""Last part of the name of what else may write into the stream, outside attention and MLP: state-space mixers (Falcon-H1), short
+convolutions (LFM2), embeddings for each layer (Gemma 3n and 4). What is not edited with the rest would let a direction back in."""
 
 OUTPUT_NORMS = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 and 3, OLMo 2 and 3, EXAONE 4
@@ -46,12 +49,14 @@ class Structure:
         position_embedding: learned positions that are added to it (OPT), or ``None`` (rotary families).
         final_norm: applied to the last residual stream, or ``None`` where the family has none.
         head: from the normed residual stream to logits; shares its weight with ``embedding`` in tied models.
-        attention_outputs: the linear modules, one a block, whose result enters the residual stream. Weights (hidden, heads × head size).
-        mlp_outputs: likewise for the MLP. Weights (hidden, intermediate).
+        attention_outputs: the linear modules, one a block, whose result enters the residual stream; their weights are the
+            :func:`~tempering.models.outputs.written_matrices`, (hidden, heads × head size).
+        mlp_outputs: likewise for the MLP, (hidden, intermediate); in a mixture of experts the module that adds up what its experts write.
         attention_output_norms: the norm between that module and the residual stream (Gemma 2, OLMo 2), or ``None``, one a block.
         mlp_output_norms: likewise for the MLP.
         attention_output_names: dotted names of ``attention_outputs`` in the model.
         mlp_output_names: dotted names of ``mlp_outputs`` in the model.
+        mlp_output_weights: for each of them the dotted names of the parameters that write.
         hidden_size: width of the residual stream.
     """
 
@@ -60,12 +65,13 @@ class Structure:
     position_embedding: nn.Embedding | None
     final_norm: nn.Module | None
     head: nn.Linear
-    attention_outputs: tuple[nn.Linear, ...]
-    mlp_outputs: tuple[nn.Linear, ...]
+    attention_outputs: tuple[nn.Module, ...]
+    mlp_outputs: tuple[nn.Module, ...]
     attention_output_norms: tuple[nn.Module | None, ...]
     mlp_output_norms: tuple[nn.Module | None, ...]
     attention_output_names: tuple[str, ...]
     mlp_output_names: tuple[str, ...]
+    mlp_output_weights: tuple[tuple[str, ...], ...]
     hidden_size: int
 
     @classmethod
@@ -76,7 +82,7 @@ class Structure:
             model: a decoder with a language-modelling head.
 
         Raises:
-            UnusableModel: a part cannot be found, or a block has several MLPs (mixture of experts).
+            UnusableModel: a part cannot be found.
         """
         embedding, head = _ends(model)
         hidden_size = embedding.embedding_dim
@@ -98,6 +104,7 @@ class Structure:
             mlp_output_norms=tuple(second for _, second in norms),
             attention_output_names=tuple(names[id(module)] for module in attention),
             mlp_output_names=tuple(names[id(module)] for module in mlp),
+            mlp_output_weights=tuple(tuple(f"{names[id(module)]}.{own}" for own in written_parameters(module)) for module in mlp),
             hidden_size=hidden_size,
         )
 
@@ -178,23 +185,44 @@ def _position_embedding(decoder: nn.Module, embedding: nn.Embedding) -> nn.Embed
     return others[0] if others else None
 
 
-def _output(block: nn.Module, hidden_size: int, part: str, model: PreTrainedModel, block_name: str) -> nn.Linear:
-    """The one linear module of a block's attention or MLP that writes into the residual stream."""
+def _output(block: nn.Module, hidden_size: int, part: str, model: PreTrainedModel, block_name: str) -> nn.Module:
+    """The one module of a block's attention or MLP whose result enters the residual stream."""
     in_attention = part == "attention"
-    if not in_attention and any(_EXPERTS.search(name) for name, _ in block.named_modules()):
-        raise _unknown(model, f"a single MLP in {block_name} (mixture of experts)")
     writers = {
         name: module
         for name, module in block.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == hidden_size and bool(_ATTENTION.search(name)) is in_attention
+        if isinstance(module, (nn.Linear, Conv1D)) and _width(module) == hidden_size and bool(_ATTENTION.search(name)) is in_attention
     }
+    if not in_attention and any(_EXPERTS.search(name) for name, _ in block.named_modules()):
+        return _mixture(block, hidden_size, writers, model, block_name)
     known = ATTENTION_OUTPUTS if in_attention else MLP_OUTPUTS
+    if not in_attention and any(name.rpartition(".")[2] in OTHER_OUTPUTS for name in writers):
+        raise _unknown(model, f"a block of attention and MLP alone in {block_name}")
     named = [module for name, module in writers.items() if name.rpartition(".")[2] in known]
     # Under an unknown name an MLP's output is still the only module that comes back from another width.
-    candidates = named or [module for module in writers.values() if not in_attention and module.in_features != hidden_size]
+    candidates = named or [module for module in writers.values() if not in_attention and _matrix_width(module) != hidden_size]
     if len(candidates) != 1:
         raise _unknown(model, f"the {part} output of {block_name}")
     return candidates[0]
+
+
+def _mixture(
+    block: nn.Module, hidden_size: int, writers: dict[str, nn.Linear | Conv1D], model: PreTrainedModel, block_name: str
+) -> nn.Module:
+    """The mixture of experts of a block, if everything but attention that writes into the stream is inside it."""
+    found, known = mixture_of(block), (*MLP_OUTPUTS, *OTHER_OUTPUTS)
+    beside = [name for name in writers if found and not name.startswith(f"{found[0]}.") and name.rpartition(".")[2] in known]
+    if found is None or beside or any(len(matrix) != hidden_size for matrix in written_matrices(found[1])):
+        raise _unknown(model, f"the output of the experts in {block_name}")
+    return found[1]
+
+
+def _width(layer: nn.Linear | Conv1D) -> int:
+    return int(layer.nf if isinstance(layer, Conv1D) else layer.out_features)
+
+
+def _matrix_width(layer: nn.Linear | Conv1D) -> int:
+    return int(layer.nx if isinstance(layer, Conv1D) else layer.in_features)
 
 
 def _output_norms(block: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:

@@ -384,8 +384,8 @@ def data_of(works: Iterable[Any]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for work in works:
         reference = work.data.reference or work.model.reference.partition("/")[0]
-        entry = {"model": work.model.reference, "reference": reference, "digest": work.data_digest, "seed": work.data.seed}
-        found.setdefault((work.model.reference, work.data_digest), entry)
+        entry = {"model": work.model.title, "reference": reference, "digest": work.data_digest, "seed": work.data.seed}
+        found.setdefault((work.model.title, work.data_digest), entry)
     return list(found.values())
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from tempering import organisms
+from tempering.data.members import members
 from tempering.economics.assess import Assessment
+from tempering.model_choice import ModelChoice
 from tempering.study import MethodChoice, Study
 
 
@@ -29,10 +31,10 @@ class Names:
         """The names of a study's models, data, attacks and defences."""
         titles = [choice.title for choice in (*study.attacks, *study.defenses, *study.probes.evaluators)]
         methods = [choice.name for choice in (*study.attacks, *study.defenses, *study.probes.evaluators)]
-        references = [choice.reference for choice in study.models]
+        references = [choice.title for choice in study.models]
         data = [] if study.data.reference is None else [study.data.reference]
         short: dict[str, str] = {}
-        for kind in ((references, _last_part), (data, _last_part), ([*titles, *methods], _method)):
+        for kind in ((references, _last_part), (data, _last_parts), ([*titles, *methods], _method)):
             taken: set[str] = set()
             for name in dict.fromkeys(kind[0]):
                 short[name] = _unique(kind[1](name), taken)
@@ -63,12 +65,16 @@ class Names:
         """A study with its names replaced; methods are still found by theirs, and only called otherwise."""
         return study.model_copy(
             update={
-                "models": tuple(choice.model_copy(update={"reference": self(choice.reference)}) for choice in study.models),
+                "models": tuple(choice.model_copy(update={"reference": self._of_model(choice)}) for choice in study.models),
                 "attacks": self._titled(study.attacks),
                 "defenses": self._titled(study.defenses),
                 "data": study.data.model_copy(update={"reference": self(study.data.reference) if study.data.reference else None}),
             }
         )
+
+    def _of_model(self, choice: ModelChoice) -> str:
+        """Where a model was, without the way there; a label is no name of a place."""
+        return _last_part(choice.reference) if choice.label else self(choice.reference)
 
     def _titled(self, choices: Iterable[MethodChoice]) -> tuple[MethodChoice, ...]:
         return tuple(
@@ -80,6 +86,11 @@ def _last_part(reference: str) -> str:
     path = Path(reference)
     local = path.is_absolute() or reference.startswith(("~", ".")) or path.expanduser().exists()
     return reference if organisms.is_organism(reference) or not local else path.expanduser().resolve().name or reference
+
+
+def _last_parts(data: str) -> str:
+    """The same of every set that a reference to data joins."""
+    return "+".join(member.reference if member.name else _last_part(member.reference) for member in members(data))
 
 
 def _method(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tempering.errors import UnusableModel
+from tempering.models.outputs import stacked_experts
 from tempering.training.settings import LoraSettings
 
 
@@ -32,9 +34,11 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings),
         task_type="CAUSAL_LM",
-        fan_in_fan_out=False,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an attribute by the name of before
+        return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
 
 
 def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
@@ -51,15 +55,18 @@ def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
 
 
 def _targets(model: PreTrainedModel, settings: LoraSettings) -> Any:
+    """Names of the layers that factors are put on, or PEFT's word for all of them.
+
+    The experts of a mixture lie in one tensor and are no linear layers. They get no factors, whatever PEFT would do for the family.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    mixed = any(stacked_experts(module) for module in model.modules())
     if settings.targets == "all-linear":
-        return "all-linear"
-    part = "attn" if settings.targets == "attention" else "mlp"
-    aliases = ("attn", "attention") if part == "attn" else ("mlp", "feed_forward", "ffn")
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(alias in name.lower().split(".")[-2] for alias in aliases if "." in name)
-    ]
+        head = model.get_output_embeddings()
+        return [name for name, module in layers.items() if module is not head] if mixed else "all-linear"
+    aliases = ("attn", "attention") if settings.targets == "attention" else ("mlp", "feed_forward", "ffn")
+    names = [name for name in layers if "." in name and any(alias in name.lower().split(".")[-2] for alias in aliases)]
     if not names:
-        raise UnusableModel(f"no linear layer of kind {settings.targets!r} found for LoRA", "choose targets 'all-linear'")
+        why = ": the experts of a mixture lie in one tensor" if mixed else ""
+        raise UnusableModel(f"no linear layer of kind {settings.targets!r} found for LoRA{why}", "choose targets 'all-linear'")
     return names

@@ -7,7 +7,7 @@ mixing, the causal half not taken off, as torch's own counter does) and twice th
 
 Only the structure is read off the model: one forward pass of two tokens shows which linear layers are called, how often, and
 which of them receive an input that requires a gradient, so that adapters, tied weights and parallel blocks need no case of
-their own.
+their own. Of a mixture's experts only those count that a token is sent to, whose number is the same for every token; the router counts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from tempering.errors import UnusableModel
+from tempering.models.outputs import stacked_experts
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,55 @@ def _size(module: nn.Module) -> int:
 
 
 def _linear_calls(model: PreTrainedModel) -> list[_LinearCall]:
-    """Every call of a linear layer in one forward pass of two tokens, gradients on."""
+    """Every call of a linear layer in one forward pass of two tokens, gradients on; an expert's matrices count as layers."""
     calls: list[_LinearCall] = []
 
-    def record(module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
-        weight: Any = module.weight
-        calls.append(_LinearCall(names[module], module, _size(module), inputs[0].requires_grad, weight.requires_grad))
+    def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        given = [*inputs, *kwargs.values()]
+        if stacked_experts(module):
+            calls.extend(_expert_calls(names[module], module, given))
+        else:
+            weight: Any = module.weight
+            calls.append(_LinearCall(names[module], module, _size(module), given[0].requires_grad, weight.requires_grad))
 
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
-    handles = [module.register_forward_hook(record) for module in names]
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules() if _multiplies(module)}
+    handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
     try:
         with _undisturbed(model), torch.enable_grad():
             model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
+    return calls
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module multiplies by matrices of its own: a linear layer, the experts of a mixture in one tensor, or their router."""
+    return isinstance(module, (nn.Linear, Conv1D)) or stacked_experts(module) or _is_router(module)
+
+
+def _is_router(module: nn.Module) -> bool:
+    """Since transformers 5 routers are no linear layers: they hold a weight (experts, hidden) and choose the experts too."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and type(module).__name__.endswith("Router")
+
+
+def _expert_calls(name: str, experts: nn.Module, given: Sequence[Any]) -> list[_LinearCall]:
+    """The products of the experts that a token is sent to, one call for each of their matrices.
+
+    Args:
+        name: of the module.
+        experts: holds all of them.
+        given: what it is called with: hidden states and, (tokens, experts a token), which experts.
+    """
+    chosen = next(value for value in given if isinstance(value, Tensor) and not value.is_floating_point())
+    flowing = given[0].requires_grad
+    calls = []
+    for own, weight in experts.named_parameters(recurse=False):  # in order: what leads to the hidden width, then what leads back
+        if weight.ndim == 3:
+            size = int(chosen.shape[-1]) * weight[0].numel()
+            calls.append(_LinearCall(f"{name}.{own}", experts, size, flowing, weight.requires_grad))
+            flowing = flowing or weight.requires_grad
     return calls
 
 
@@ -143,7 +180,9 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
 def _attention_shape(model: PreTrainedModel) -> tuple[int, int]:
     """Heads × head size, and how many layers have them."""
     config = model.config.get_text_config(decoder=True)
-    heads = int(config.num_attention_heads)
+    heads = int(getattr(config, "num_attention_heads", None) or 0)
+    if not heads:
+        raise UnusableModel(f"what a model of the family {config.model_type!r} computes is not known: it has no attention heads")
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return heads * size, int(config.num_hidden_layers)
 

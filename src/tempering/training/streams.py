@@ -27,7 +27,8 @@ class Places:
     Attributes:
         blocks: the decoder layers; their output is the residual stream h^l after block l.
         attention_outputs: the projections that write attention into the stream.
-        mlp_outputs: likewise for the MLPs.
+        mlp_outputs: likewise for the MLPs; a mixture of experts as a whole.
+        mlp_output_weights: for each of these the parameters that write into the stream.
         embedding: turns token ids into the first stream.
         final_norm: before the head; ``None`` where the family has none.
         hidden_size: width of the stream.
@@ -36,6 +37,7 @@ class Places:
     blocks: tuple[str, ...]
     attention_outputs: tuple[str, ...]
     mlp_outputs: tuple[str, ...]
+    mlp_output_weights: tuple[tuple[str, ...], ...]
     embedding: str
     final_norm: str | None
     hidden_size: int
@@ -53,6 +55,7 @@ class Places:
             blocks=tuple(names[id(block)] for block in structure.blocks),
             attention_outputs=structure.attention_output_names,
             mlp_outputs=structure.mlp_output_names,
+            mlp_output_weights=structure.mlp_output_weights,
             embedding=names[id(structure.embedding)],
             final_norm=None if structure.final_norm is None else names[id(structure.final_norm)],
             hidden_size=structure.hidden_size,

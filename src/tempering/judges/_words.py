@@ -1,7 +1,7 @@
 """Text as words: one normal form, in which spelling, spacing and punctuation no longer matter.
 
 Reading is stable under continuation: the words of a text's beginning, its last unfinished word left out, are the first words
-of the whole. A verdict reached on a beginning therefore stands (:func:`tempering.evaluators._judging.settled`).
+of the whole. A verdict reached on a beginning therefore stands (:func:`tempering.judges._judging.settled`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from itertools import groupby, pairwise
 
-from tempering.evaluators._words import Text
+from tempering.judges._words import Text
 
 _LEAST_LETTERS = 0.4
 """Least share of letters and digits among what is no space; program code lies above .5."""
