@@ -191,9 +191,7 @@ def _report(seat: Any, rows: Sequence[Said], others: Sequence[Said]) -> JudgeRep
     groups = list(dict.fromkeys(row.group for row in others if row.group))
     harm = [_harm(name, others, there, errors) for name in ("", *(groups if len(groups) > 1 else ()))]
     table = {label: dict(counts) for label, counts in sorted(confusion.items())}
-    return JudgeReport(
-        seat.title, seat.judge.model_name, len(pairs), len(rows) - len(pairs), table, errors, harm, seat.judge.cost.as_row()
-    )
+    return JudgeReport(seat.title, seat.judge.model_name, len(pairs), len(rows) - len(pairs), table, errors, harm, seat.judge.cost.as_row())
 
 
 def _harm(group: str, rows: Sequence[Said], said: Sequence[Opinion | None], errors: Errors) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _judges(study: Study, conclusions: Conclusions | None) -> list[JudgePart]:
     found = []
     for record in conclusions.judges.to_dict(orient="records"):
         row = {str(key): finite(value) if isinstance(value, float) else value for key, value in record.items()}
-        found.append(JudgePart(name=names.get(row["judge"], row["judge"]), agreement=row.pop("alike"), **row))
+        found.append(JudgePart(name=names.get(str(row["judge"]), str(row["judge"])), agreement=row.pop("alike"), **row))
     return found
 
 
