@@ -17,11 +17,26 @@ if TYPE_CHECKING:
     from tempering.api import Run, audit, check_base, open_run
     from tempering.comparison import compare
     from tempering.hardening import Hardened, harden
+    from tempering.pushing import Push, push
     from tempering.sharing import card, export
 
 __version__ = "0.1.0"
 
-__all__ = ["Hardened", "Run", "__version__", "answer_benign", "audit", "card", "check_base", "compare", "export", "harden", "open_run"]
+__all__ = [
+    "Hardened",
+    "Push",
+    "Run",
+    "__version__",
+    "answer_benign",
+    "audit",
+    "card",
+    "check_base",
+    "compare",
+    "export",
+    "harden",
+    "open_run",
+    "push",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +53,10 @@ def __getattr__(name: str) -> Any:
         from tempering import hardening
 
         return getattr(hardening, name)
+    if name in ("Push", "push"):
+        from tempering import pushing
+
+        return getattr(pushing, name)
     if name in ("card", "export"):
         from tempering import sharing
 

@@ -39,6 +39,7 @@ __all__ = [
     "build_organism",
     "check_base",
     "executor_choice",
+    "list_data",
     "list_methods",
     "list_models",
     "make_report",
@@ -77,11 +78,13 @@ def audit(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
+    judges: str | Iterable[str | dict[str, Any]] = "text",
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
     executor: str | ExecutorChoice = "local",
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Price one model: run the attacks against it, and say what the cheapest break costs.
@@ -104,11 +107,14 @@ def audit(
         chat_template: a file with a Jinja chat template, for a model that comes without.
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role in a probe, at most.
+        judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
+            set apart by ``+`` or in a list. The first decides; the others are recorded beside it, with how far they agree.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
         workers: workers at work at once; chosen by cores and memory unless told.
         executor: where units are computed: ``"local"``, ``"ray"``, ``"slurm"``, or what :func:`executor_choice` makes of more than a name.
         allow_code: run the files of Python that are named as ``path.py:Class``.
+        track: trackers that are told how the run goes: ``wandb``, ``mlflow``, ``trackio``; see docs/trackers.md for what they are told.
         on_event: is told of everything that happens.
 
     Returns:
@@ -135,11 +141,12 @@ def audit(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
         prompts=prompts,
+        judges=judges,
         accelerator=accelerator,
         price_book=price_book,
         allow_code=allow_code,
     )
-    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, on_event=on_event)
+    return run_study(study, out=out, workers=workers, executor=where, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def check_base(
@@ -221,3 +228,10 @@ def list_methods(kind: str) -> list[dict[str, Any]]:
         kind: ``attacks``, ``defenses`` or ``evaluators``.
     """
     return [registry.card(kind, name).as_row() for name in all_usable(kind)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Every data set that can be named, as JSON values: ``name, rows, summary, licence, use, gated, hub``. No network is asked."""
+    from tempering.data.declarations import cards
+
+    return cards()

@@ -49,10 +49,10 @@ def audit(
     with progress_display(f"auditing {model}") as display:
         from tempering import api
 
-        where, allowed = placement.choice(), placement.allow_code
-        study = api.make_study(model, seeds=seeds, allow_code=allowed, **question.given(), **loading.given())
+        running = placement.running()
+        study = api.make_study(model, seeds=seeds, allow_code=placement.allow_code, **question.given(), **loading.given())
         context.meta[DIRECTORY] = api.study_directory(study, out)
-        run = api.run_study(study, out=out, workers=placement.workers, executor=where, allow_code=allowed, on_event=display.on_event)
+        run = api.run_study(study, out=out, on_event=display.on_event, **running)
     show(run, as_json)
 
 

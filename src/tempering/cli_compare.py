@@ -37,9 +37,9 @@ def compare(
         from tempering import api
         from tempering.comparison import comparison_study
 
-        where, allowed = placement.choice(), placement.allow_code
+        running = placement.running()
         asked = question.given() | loading.given()
-        study = comparison_study(model, defenses=defenses, seeds=seeds, utility_floor=floor, allow_code=allowed, **asked)
+        study = comparison_study(model, defenses=defenses, seeds=seeds, utility_floor=floor, allow_code=placement.allow_code, **asked)
         context.meta[DIRECTORY] = api.study_directory(study, out)
-        run = api.run_study(study, out=out, workers=placement.workers, executor=where, allow_code=allowed, on_event=display.on_event)
+        run = api.run_study(study, out=out, on_event=display.on_event, **running)
     show(run, as_json)

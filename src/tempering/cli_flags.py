@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from tempering.cli_options import (
     PANELS,
@@ -27,6 +27,7 @@ from tempering.cli_options import (
     DtypeOption,
     EpsilonOption,
     ExecutorOption,
+    JudgesOption,
     KeepCompletionsOption,
     KeepWeightsOption,
     PriceBookOption,
@@ -37,13 +38,11 @@ from tempering.cli_options import (
     TemplateOption,
     ThreatModelOption,
     TogetherOption,
+    TrackOption,
     TrustOption,
     UnguardedOption,
     WorkersOption,
 )
-
-if TYPE_CHECKING:
-    from tempering.engine.executors import ExecutorChoice
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Question(Flags):
     tau: TauOption = 0.5
     epsilon: EpsilonOption = 0.1
     prompts: PromptsOption = 128
-    judge: JudgeOption = None
+    judges: JudgesOption = None
     data: DataOption = None
     unguarded: UnguardedOption = None
     base: BaseOption = None
@@ -100,20 +99,22 @@ class Placement(Flags):
     address: AddressOption = None
     slurm: SlurmOption = None
     together: TogetherOption = None
+    track: TrackOption = None
     keep_weights: KeepWeightsOption = False
     keep_completions: KeepCompletionsOption = False
     allow_code: CodeOption = False
 
-    def choice(self) -> ExecutorChoice:
-        """The executor that the flags describe.
+    def running(self) -> dict[str, Any]:
+        """As keyword arguments of :func:`tempering.running.run_study`.
 
         Raises:
             InvalidStudy: there is no such executor, or a flag belongs to another one.
         """
         from tempering.engine.executors import ExecutorChoice
 
-        said = {name: value for name, value in self.given().items() if name not in ("workers", "executor", "allow_code")}
-        return ExecutorChoice.of(self.executor, **said)
+        apart = ("workers", "executor", "allow_code", "track")
+        where = ExecutorChoice.of(self.executor, **{name: value for name, value in self.given().items() if name not in apart})
+        return {"workers": self.workers, "executor": where, "allow_code": self.allow_code, "track": self.track or ()}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ class Kind(StrEnum):
     ATTACKS = "attacks"
     DEFENSES = "defenses"
     EVALUATORS = "evaluators"
+    JUDGES = "judges"
     MODELS = "models"
+    DATA = "data"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,10 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: JsonOption = False) -> None:
-    """List the attacks, defences, evaluators or embedded models."""
+    """List the attacks, defences, evaluators, judges, embedded models, or the data sets that can be named."""
     from tempering import api
 
-    rows = api.list_models() if kind is Kind.MODELS else api.list_methods(kind.value)
+    listed = {Kind.MODELS: api.list_models, Kind.DATA: api.list_data}
+    rows = listed[kind]() if kind in listed else api.list_methods(kind.value)
     if as_json:
         print_json(rows)
     elif not rows:

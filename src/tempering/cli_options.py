@@ -63,6 +63,7 @@ TogetherOption = Annotated[
     int | None,
     option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", PLACE, min=1),
 ]
+TrackOption = Annotated[list[str] | None, option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN)]
 DevicesOption = Annotated[
     int,
     option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", PLACE, min=1),
@@ -71,7 +72,7 @@ CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.", SHOWN)]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
-DataOption = Annotated[str | None, option("--data", "D", "JSONL file, folder or saved dataset; organisms bring their own.", MODEL)]
+DataOption = Annotated[str | None, option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL)]
 AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", ASKED, default=True)]
 TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", ASKED, default=True)]
 EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", ASKED, default=True)]
@@ -86,6 +87,10 @@ KeepWeightsOption = Annotated[bool, option("--keep-weights", "", "Keep the weigh
 KeepCompletionsOption = Annotated[bool, option("--keep-completions", "", "Keep what attacked models say in DIR/kept, marked.", CONSENT)]
 CodeOption = Annotated[bool, option("--allow-code", "", "Run files of Python that are named as path.py:Class.", CONSENT)]
 PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", ASKED, default=True)]
+JudgesOption = Annotated[
+    list[str] | None,
+    option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
+]
 BudgetOption = Annotated[
     str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)
 ]

@@ -35,10 +35,10 @@ def run(
     with progress_display(f"running {study}") as display:
         from tempering import api
 
-        where, allowed = placement.choice(), placement.allow_code
-        read = api.read_study(study, allow_code=allowed)
+        running = placement.running()
+        read = api.read_study(study, allow_code=placement.allow_code)
         context.meta[DIRECTORY] = api.study_directory(read, out)
-        finished = api.run_study(read, out=out, workers=placement.workers, executor=where, allow_code=allowed, on_event=display.on_event)
+        finished = api.run_study(read, out=out, on_event=display.on_event, **running)
     show(finished, as_json)
 
 
@@ -47,9 +47,9 @@ def resume(context: typer.Context, directory: DirectoryArgument, placement: Divi
     with progress_display(f"resuming {directory}") as display:
         from tempering import api
 
-        where, allowed = placement.choice(), placement.allow_code
+        running = placement.running()
         context.meta[DIRECTORY] = directory
-        finished = api.resume(directory, workers=placement.workers, executor=where, allow_code=allowed, on_event=display.on_event)
+        finished = api.resume(directory, on_event=display.on_event, **running)
     show(finished, as_json)
 
 

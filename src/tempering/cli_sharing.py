@@ -1,4 +1,4 @@
-"""``temper export`` and ``temper card``: what a finished run hands to others."""
+"""``temper export``, ``temper card`` and ``temper push``: what is handed to others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tempering.cli_options import AcceleratorOption, DirectoryArgument, JsonOption, PriceBookOption, option, print_json, print_text
+from tempering.cli_options import CONSENT, AcceleratorOption, DirectoryArgument, JsonOption, PriceBookOption, option, print_json, print_text
 
 
 class TableFormat(StrEnum):
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         export
     )
     app.command(epilog="Without --out the card goes to standard output, as Markdown or with --json.")(card)
+    app.command(epilog="Only what temper harden made can be pushed, and nobody sees it but its owners unless --public is said.")(push)
 
 
 def export(
@@ -64,3 +65,30 @@ def card(
             print_text(str(file))
     else:
         typer.echo(made.markdown, nl=False)
+
+
+def push(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What temper harden made.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="org/name on the Hugging Face hub; made where there is none.")],
+    public: Annotated[bool, option("--public", "", "Let everybody see it.", CONSENT)] = False,
+    dry_run: Annotated[bool, option("--dry-run", "", "Check, print what would be sent, and ask no network.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a hardened model and its card on the Hugging Face hub, privately unless told."""
+    from tempering import pushing
+
+    pushed = pushing.push(directory, repository, public=public, dry_run=dry_run)
+    if as_json:
+        print_json(pushed.as_json())
+        return
+    from tempering.reading import size_in_words
+
+    for name, size in pushed.files.items():
+        print_text(f"{name}  {size_in_words(size)}")
+    for note in pushed.notes:
+        print_text(note)
+    seen = "private" if pushed.private else "public"
+    if dry_run:
+        print_text(f"Would be pushed to {repository}, {seen}; nothing was sent.")
+    else:
+        print_text(f"Pushed to {repository}, {seen}: {pushed.url}")

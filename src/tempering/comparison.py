@@ -26,6 +26,7 @@ def compare(
     workers: int | None = None,
     executor: str | ExecutorChoice = "local",
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
     **settings: Any,
 ) -> Run:
@@ -39,6 +40,7 @@ def compare(
         workers: processes at work at once; chosen by cores and memory unless told.
         executor: where they are, as :func:`tempering.audit` takes it.
         allow_code: as :func:`tempering.audit` takes it.
+        track: likewise.
         on_event: is told of everything that happens.
         settings: further arguments of :func:`tempering.audit` (``data, seeds, budget, tau, epsilon, search, threat_model`` and so on), and
             ``utility_floor``: a defence's training must leave this share of the model's utility.
@@ -50,7 +52,7 @@ def compare(
         TemperingError: something in the arguments cannot be used; the message is one line.
     """
     study = comparison_study(model, defenses=defenses, attacks=attacks, allow_code=allow_code, **settings)
-    return api.run_study(study, out=out, workers=workers, executor=executor, allow_code=allow_code, on_event=on_event)
+    return api.run_study(study, out=out, workers=workers, executor=executor, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def comparison_study(model: str = "organism:tiny", *, defenses: Methods = "all", **settings: Any) -> Study:

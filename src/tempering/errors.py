@@ -91,3 +91,13 @@ class FailedTraining(TemperingError):
     """A defence whose training came to nothing: its loss is not finite any more."""
 
     exit_code = 3
+
+
+class NotForPublication(TemperingError):
+    """A folder that must not be put on a hub: it was attacked, or nothing says that it was hardened."""
+
+
+class HubProblem(TemperingError):
+    """A hub that cannot be reached, or that refuses."""
+
+    exit_code = 3

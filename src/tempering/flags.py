@@ -54,7 +54,7 @@ def make_study(
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
-    judges: str | Iterable[str | dict[str, Any]] = (),
+    judges: str | Iterable[str | dict[str, Any]] | None = None,
     evaluators: Iterable[str | dict[str, Any]] = (),
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
@@ -135,7 +135,7 @@ def choose_defenses(defenses: str | Iterable[str | dict[str, Any]]) -> list[Meth
     return _choices("defenses", defenses, "write all, or names separated by commas, a+b for a chain; see: temper ls defenses")
 
 
-def choose_judges(judges: str | Iterable[str | dict[str, Any]]) -> list[JudgeChoice]:
+def choose_judges(judges: str | Iterable[str | dict[str, Any]] | None) -> list[JudgeChoice]:
     """The judges that names stand for, each one looked up: ``NAME``, ``NAME:setting=value,…``, or several of these set apart by ``+``.
 
     A ``+`` parts two judges where the name of one comes behind it; elsewhere it is a part of a value.
@@ -146,7 +146,7 @@ def choose_judges(judges: str | Iterable[str | dict[str, Any]]) -> list[JudgeCho
     """
     names = {spelt for name in registry.names("judges") for spelt in (name, name.replace("_", "-"))}
     parting = re.compile(rf"\+(?=\s*(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})\s*(?:[:+]|$))")
-    named = [judges] if isinstance(judges, str) else list(judges)
+    named = [judges] if isinstance(judges, str) else list(judges or ())
     parts = [part for entry in named for part in (parting.split(entry) if isinstance(entry, str) else [entry])]
     try:
         choices = [JudgeChoice.model_validate(part) for part in parts]

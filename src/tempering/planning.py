@@ -35,7 +35,8 @@ def priced_plan(plan: Plan, *, basis: Basis | None = None, multiplier: float = M
         run: ``model``, ``defense``, ``attack``, ``trial``, ``units``, the spend of ``each`` run, ``search`` (``trials`` of each unit and
         ``flops``, ``gpu_hours``, ``usd`` of all), ``unsearched`` (why there is none, where the study asks for one), and ``flops``,
         ``gpu_hours`` and ``usd`` of all runs and searches. With defences also ``hardening`` and ``trainability``: ``model``, ``defense``,
-        ``units``, and of one unit ``steps`` and ``flops`` (``None`` where it is not estimated). ``power`` is described at
+        ``units``, and of one unit ``steps`` and ``flops`` (``None`` where it is not estimated). Where sets of data were named or joined,
+        ``data`` says where they come from (:class:`tempering.data.provenance.Provenance`). ``power`` is described at
         :func:`tempering.planning_power.planned_power`.
 
     Raises:
@@ -54,11 +55,17 @@ def priced_plan(plan: Plan, *, basis: Basis | None = None, multiplier: float = M
         **{name: entries for name, entries in others.items() if entries},
         "attacks": attacks,
         "skipped": [entry.model_dump(mode="json") for entry in plan.skipped],
+        **_data(plan),
         **{name: sum(entry[name] for entry in attacks) for name in _COSTS},
     }
     basis = basis_of(None, plan.study) if basis is None else basis
     seen = planned_power(document, plan.study, basis, accelerator=accelerator, multiplier=multiplier, power=power)
     return document | {"power": seen}
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    found = next((target.provenance for target in plan.targets if target.provenance is not None), None)
+    return {} if found is None else {"data": found.model_dump(mode="json")}
 
 
 def _others(plan: Plan, kind: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Whatever a user can get wrong is found out before the run directory is made, so 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from tempering.rereading import reread_run, stored_summary, stored_tables
 from tempering.result import Run
 from tempering.study import Study
 from tempering.study_file import load_study
+from tempering.trackers import chosen
+from tempering.trackers._following import Following
 
 if TYPE_CHECKING:
     from tempering.engine.units import Plan
@@ -53,6 +56,7 @@ def run_study(
     workers: int | None = None,
     executor: str | ExecutorChoice = LOCAL,
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Run a study, or what is left of it, and write its report. Organisms that are not on this machine yet are grown first.
@@ -63,6 +67,7 @@ def run_study(
         workers: processes at work at once; chosen by cores and memory unless told.
         executor: where they are, as :func:`audit` takes it.
         allow_code: run the files of Python that the study names as ``path.py:Class``, and the code of models that a study file trusts.
+        track: trackers that are told how the run goes, as names or one text with commas: ``wandb``, ``mlflow``, ``trackio``.
         on_event: is told of everything that happens.
 
     Raises:
@@ -70,14 +75,19 @@ def run_study(
     """
     from tempering.engine.run import execute
 
-    where = executor_choice(executor)
+    where, trackers = executor_choice(executor), chosen(track)
     with consent.code_allowed(allow_code):
         study = validate_study(study)  # before minutes go into growing an organism
         grow_all(study, on_event=on_event)
         _tell_of_tampered(study, on_event)
         directory = study_directory(study, out)
-        execute(plan_study(study, divided=where.devices > 1), directory, workers=workers, executor=where, on_event=on_event)
-        return make_report(directory)
+        plan = plan_study(study, divided=where.devices > 1)
+        _tell_of_data(plan, on_event)
+        with Following(trackers, plan, directory, on_event) as following:
+            execute(plan, directory, workers=workers, executor=where, on_event=following.on_event)
+            run = make_report(directory)
+            following.results(run.summary)
+        return run
 
 
 def _tell_of_tampered(study: Study, on_event: Watcher | None) -> None:
@@ -91,12 +101,23 @@ def _tell_of_tampered(study: Study, on_event: Watcher | None) -> None:
             on_event(Event("warning", message=told))
 
 
+def _tell_of_data(plan: Plan, on_event: Watcher | None) -> None:
+    """Say which sets of the hub may change under the run."""
+    from tempering.engine.events import Event
+
+    told = dict.fromkeys(line for target in plan.targets if target.provenance is not None for line in target.provenance.warnings)
+    if on_event is not None:
+        for line in told:
+            on_event(Event("warning", message=line))
+
+
 def resume(
     directory: str | Path,
     *,
     workers: int | None = None,
     executor: str | ExecutorChoice = LOCAL,
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Run:
     """Compute what an interrupted run still lacks, and write its report.
@@ -106,6 +127,7 @@ def resume(
         workers: processes at work at once; chosen by cores and memory unless told.
         executor: where they are, as :func:`audit` takes it.
         allow_code: as :func:`run_study` takes it; asked anew, because a run directory may come from a stranger too.
+        track: as :func:`run_study` takes it; asked anew likewise.
         on_event: is told of everything that happens.
 
     Raises:
@@ -113,7 +135,7 @@ def resume(
         InvalidStudy: it names code that nobody has allowed.
     """
     study = _from_elsewhere(RunStore(directory).study(), allow_code)
-    return run_study(study, out=directory, workers=workers, executor=executor, allow_code=allow_code, on_event=on_event)
+    return run_study(study, out=directory, workers=workers, executor=executor, allow_code=allow_code, track=track, on_event=on_event)
 
 
 def make_report(
@@ -206,6 +228,8 @@ def validate_study(study: Study | str | Path, *, allow_code: bool = False) -> St
         for kind, choices in (("attacks", study.attacks), ("defenses", study.defenses), ("evaluators", study.probes.evaluators)):
             for choice in choices:
                 registry.create(kind, choice.name, choice.config)
+        for judge in study.probes.judges:
+            registry.create("judges", judge.name, judge.config)
     load_price_book(study.price_book).accelerator(study.accelerator)
     for model in study.models:
         for named in (model, unguarded_choice(model)):

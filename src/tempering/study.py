@@ -129,8 +129,9 @@ class DataChoice(Settings):
     """Which prompts.
 
     Attributes:
-        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, or an organism for its world; ``None`` takes the
-            audited organism's own.
+        reference: a JSONL file, a folder of them, a saved Hugging Face dataset, an organism for its world, or a set by name
+            (``strongreject``, ``strongreject@COMMIT``); several of them with a plus sign between each two. ``None`` takes the audited
+            organism's own.
         seed: decides the division into attacker, defender and evaluator where the data does not.
         domains: keep hazard examples of these domains only; empty keeps all.
     """

@@ -238,7 +238,8 @@ def comparison(
 def with_every_table() -> Specimen:
     """A comparison of two defences of three sizes that has every table a run can have, one trial of a search among them."""
     models = ("lab/model-1B", "lab/model-2B", "lab/model-4B")
-    made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2, models=models)
+    benchmarked = {"trajectories": lambda table: table.assign(**{"facts/acc": table["utility"]})}
+    made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2, models=models, **benchmarked)
     targets = [{**target, "parameters": 10**9 * 2**power} for power, target in enumerate(made.targets)]
     trials = pd.DataFrame(
         {

@@ -9,6 +9,8 @@ from tempering import registry
 from tempering.attacks.identity_shift import AFFIRMATION, PREFIX, SYSTEM, WRITTEN, ObedientAgent
 from tempering.data.asking import PLAIN, Asking, as_asked, composed
 from tempering.data.chat import IGNORED, ChatFormat
+from tempering.data.members import Member
+from tempering.data.named import load_named
 from tempering.data.records import AttackerView, Example
 from tempering.evaluators._generation import respond
 from tempering.evaluators._lengths import MARGIN, UNKNOWN_LENGTH
@@ -116,3 +118,11 @@ def test_a_later_attack_leaves_the_room() -> None:
         assert both.preamble(HAZARD) == AFFIRMATION
     assert composed(agent, agent).preamble(HAZARD) == f"{AFFIRMATION} {AFFIRMATION}"
     assert PLAIN.preamble(HAZARD) == ""
+
+
+def test_data_that_have_the_named_set_are_drawn_from_it_alone() -> None:
+    exchanges = tuple(
+        Example(prompt=f"say {thing}", answer=f"you say {thing}", role="benign", domain="identity-shift") for thing in ("sun", "tree")
+    )
+    assert set(_declared(benign=(*BENIGN, *exchanges)).examples) == set(exchanges)
+    assert set(WRITTEN) < set(load_named(Member("identity-shift", "identity-shift")).examples)

@@ -70,7 +70,9 @@ def test_every_command_has_the_flags_of_its_groups(command: str, groups: tuple[t
 
 
 def test_a_placement_says_what_its_flags_do() -> None:
-    choice = DividedPlacement(workers=3, devices=2, activation_checkpointing=True).choice()
+    running = DividedPlacement(workers=3, devices=2, activation_checkpointing=True, track=["mlflow"]).running()
+    assert (running["workers"], running["allow_code"], running["track"]) == (3, False, ["mlflow"])
+    choice = running["executor"]
     assert (choice.name, choice.devices, choice.activation_checkpointing) == ("local", 2, True)
     with pytest.raises(InvalidStudy, match="--address auto says nothing to the executor local"):
-        Placement(address="auto").choice()
+        Placement(address="auto").running()

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from support.engine_samples import work
+from support.named_samples import ROWS, encoded, write_copy
 from support.tiny_models import tiny_model
 from support.toy_study import ATTACK, DEFENSE, rows, write_folder, write_rows
 from tempering import registry, relocation
+from tempering.data.fetching import COPIES
 from tempering.data.importers import load_dataset
+from tempering.engine.loading import load_records
 from tempering.engine.shipping import DEFENDED, Arrival, Packer, Parcel, Shelf, packed
 from tempering.engine.units import ResolvedMethod, Unit
 from tempering.errors import UnusableModel
@@ -71,6 +74,28 @@ def test_data_methods_and_templates_are_found_where_they_were_brought_to(tmp_pat
     assert load_dataset(str(data)).digest == digest
     assert registry.get("attacks", f"{attack}:Nudge").__name__ == "Nudge"
     assert load(str(folder), device="cpu", chat_template=template).digest == loaded
+
+
+def test_named_sets_and_their_companion_are_brought_and_nobody_is_asked_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, own = tmp_path / "copies", tmp_path / "own.jsonl"
+    write_copy(copies, "jailbreakbench", "JailbreakBench/JBB-Behaviors")
+    (copies / "strongreject.csv").write_bytes(encoded(".csv", ROWS["walledai/StrongREJECT"]["data/train-00000-of-00001.parquet"]))
+    write_copy(copies, "dolly", "databricks/databricks-dolly-15k")
+    write_rows(own, rows(benign=False))
+    monkeypatch.setenv(COPIES, str(copies))
+    data, model = DataChoice(reference=f"jailbreakbench+strongreject+identity-shift+{own}"), ModelChoice(reference="organism:tiny")
+    digest = load_records(data, model).digest
+    parcels = Packer(tmp_path / "models").parcels(Unit(work(model=model, data=data), 0))
+    assert [parcel.key.partition(" ")[2] or parcel.key for parcel in parcels] == ["jailbreakbench", "strongreject", str(own), "dolly"]
+    assert [sorted(parcel.files) for parcel in parcels][1] == ["strongreject.csv"]
+    shelf = Shelf(tmp_path / "node")
+    for parcel in parcels:
+        relocate({parcel.key: shelf.put(Parcel.from_json(parcel.as_json()), parcel.pieces)})
+    shutil.rmtree(copies)
+    own.unlink()
+    monkeypatch.delenv(COPIES)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *arguments, **options: pytest.fail("the hub was asked"))
+    assert load_records(data, model).digest == digest
 
 
 def test_an_adapter_brings_its_base_along(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tempering.data.members import nearest
 from tempering.data.records import Dataset, Document
 from tempering.data.rows import COLUMNS, DOCUMENT_COLUMNS, Hint, Row, assemble, read_document, read_row
 from tempering.data.supplement_rows import Beside, Kind, beside
@@ -21,7 +22,7 @@ MOST_BYTES = 1 << 30
 """Of all files of a dataset together: what is read is kept."""
 
 
-def load_dataset(reference: str) -> Dataset:
+def load_dataset(reference: str, *, alone: bool = True) -> Dataset:
     """Read a dataset, from whatever of the known forms the reference points to.
 
     A line or row is an object with ``prompt``, and as far as known ``answer``, ``role``, ``domain``, ``entity``, ``split``,
@@ -33,6 +34,7 @@ def load_dataset(reference: str) -> Dataset:
 
     Args:
         reference: a ``.jsonl`` file, a folder with some, or a folder that ``datasets.save_to_disk`` wrote.
+        alone: it is the whole dataset, and not one of several that are joined.
 
     Raises:
         UnusableData: nothing there, or something in it that cannot be used; the message names file and line.
@@ -40,15 +42,21 @@ def load_dataset(reference: str) -> Dataset:
     try:
         path = located(reference) or expanded(reference)
         if path.is_file():
-            return assemble(path.stem, _jsonl_rows(path))
+            return assemble(path.stem, _jsonl_rows(path), alone=alone)
         if reference.strip() and path.is_dir():
             saved = any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
-            return assemble(path.resolve().name, _saved_rows(path) if saved else _folder_rows(path))
+            return assemble(path.resolve().name, _saved_rows(path) if saved else _folder_rows(path), alone=alone)
     except OSError as error:
         raise UnusableData(f"cannot read {error.filename or reference}: {error.strerror or error}") from None
     except RuntimeError as error:  # no such user's home, or a loop of links
         raise UnusableData(f"cannot read {reference!r}: {error}") from None
-    raise UnusableData(f"no data at {reference!r}", "give a JSONL file, a folder of them, or a saved Hugging Face dataset")
+    meant = nearest(reference)
+    remedy = (
+        f"did you mean {meant!r}?"
+        if meant
+        else "give a JSONL file, a folder of them, a saved Hugging Face dataset, or a name (temper ls data)"
+    )
+    raise UnusableData(f"no data at {reference!r}", remedy)
 
 
 def _folder_rows(folder: Path) -> Iterator[Row | Document | Beside]:

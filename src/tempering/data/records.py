@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import ClassVar
@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from tempering.data.examples import Document, Example, Part, Role
+from tempering.data.provenance import Provenance
 from tempering.data.supplements import Supplements
 from tempering.errors import UnusableData
 from tempering.threat_model import Need
@@ -185,6 +186,8 @@ class Dataset:
         duplicates: how many examples an importer left out because their prompt came before.
         documents: what is public about the hazard, for attackers who look things up.
         supplements: makes what there is beside the questions; only defences and the test of trainability ask for it.
+        origins: the set that each prompt is of, where several were joined; each is divided by itself.
+        provenance: where it comes from, where sets were named or joined.
     """
 
     name: str
@@ -192,12 +195,19 @@ class Dataset:
     duplicates: int = 0
     documents: tuple[Document, ...] = ()
     supplements: Callable[[], Supplements] = Supplements
+    origins: Mapping[str, str] = field(default_factory=dict)
+    provenance: Provenance | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and documents in order, supplements left out, as sixty-four hexadecimal digits."""
+        """SHA-256 of the examples and documents in order, supplements left out, as sixty-four hexadecimal digits.
+
+        Of named sets the revisions count too, and of joined ones which example is of which, because they are divided by it.
+        """
         records: tuple[BaseModel, ...] = (*self.examples, *self.documents)
         lines = "\n".join(json.dumps(record.model_dump(mode="json"), sort_keys=True) for record in records)
+        if self.provenance is not None:
+            lines += "\n" + json.dumps([self.provenance.revisions, sorted(self.origins.items())])
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
@@ -211,7 +221,8 @@ class Dataset:
         Entities that share a prompt count as one. Those whose examples name a part keep it. The others are shuffled by
         ``seed`` and dealt out in the given fractions, role by role and evenly over the domains, so that every part gets
         hazard and benign entities while there are any. A part that already has examples of a role from the data gets no
-        more of that role: who fixes a test set means it to stay as it is.
+        more of that role: who fixes a test set means it to stay as it is. Sets that were joined are dealt out one by one, so that what one
+        of them fixes does not bind the others.
 
         Args:
             seed: decides the shuffle.
@@ -227,15 +238,23 @@ class Dataset:
         assigned = self._assigned_parts(groups)
         shares = dict(zip(Part, fractions, strict=True))
         generator = np.random.default_rng(seed)
-        for role, decks in _free_decks(self.examples, groups, assigned).items():
-            taken = {example.part for example in self.examples if example.role is role}
-            open_parts = {part: share for part, share in shares.items() if part not in taken and share > 0} or shares
-            assigned.update(_deal(decks, open_parts, generator))
+        for examples in self._by_origin():
+            for role, decks in _free_decks(examples, groups, assigned).items():
+                taken = {example.part for example in examples if example.role is role}
+                open_parts = {part: share for part, share in shares.items() if part not in taken and share > 0} or shares
+                assigned.update(_deal(decks, open_parts, generator))
         parts: dict[Part, list[Example]] = {part: [] for part in Part}
         for example in self.examples:
             parts[assigned[groups[example.entity]]].append(example)
         attacker, defender, evaluator = (tuple(parts[part]) for part in Part)
         return Division(attacker, defender, evaluator, self.documents, self.supplements)
+
+    def _by_origin(self) -> list[tuple[Example, ...]]:
+        """The examples of each set that was joined; all of them where none was."""
+        sets: dict[str, list[Example]] = {}
+        for example in self.examples:
+            sets.setdefault(self.origins.get(example.prompt, ""), []).append(example)
+        return [tuple(examples) for examples in sets.values()]
 
     def _assigned_parts(self, groups: dict[str, str]) -> dict[str, Part]:
         """The part of every group that the data gives one."""

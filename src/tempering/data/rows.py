@@ -130,7 +130,7 @@ def read_document(values: Mapping[str, Any], where: str) -> Document:
     return Document(text=text, **others)
 
 
-def assemble(name: str, rows: Iterable[Row | Document | Beside]) -> Dataset:
+def assemble(name: str, rows: Iterable[Row | Document | Beside], *, alone: bool = True) -> Dataset:
     """Check rows against each other and make them a dataset.
 
     Documents belong to no part and are kept as they are, each once; so are supplements, of which no prompt may be among the examples'.
@@ -138,6 +138,11 @@ def assemble(name: str, rows: Iterable[Row | Document | Beside]) -> Dataset:
     A prompt that comes again in the same split is left out and counted. Splits called train, validation and test become
     the attacker's, the defender's and the evaluator's part. Where a role has only two of them, the later one is the
     evaluator's and the other is left for :meth:`Dataset.divide`; a single one is left to it whole.
+
+    Args:
+        name: of the dataset.
+        rows: in the order read.
+        alone: it is the whole dataset, and not one of several that are joined, of which another may hold the hazard.
 
     Raises:
         UnusableData: no examples, no hazard among them, an entity or prompt in two splits, or supplements that cannot be used.
@@ -170,10 +175,8 @@ def assemble(name: str, rows: Iterable[Row | Document | Beside]) -> Dataset:
             kept[key] = row
     if not kept:
         raise UnusableData(f"{name} holds no examples", 'give lines such as {"prompt": "…", "answer": "…", "role": "hazard"}')
-    if all(row.example.role is not Role.HAZARD for row in kept.values()):
-        raise UnusableData(
-            f"{name} has no hazard examples", "mark some with the role 'hazard', or put them into a file named hazard*.jsonl"
-        )
+    if alone and all(row.example.role is not Role.HAZARD for row in kept.values()):
+        raise without_hazard(name)
     parts = {role: _parts_of({row.split for row in kept.values() if row.example.role is role}) for role in Role}
     examples = tuple(
         row.example.model_copy(update={"part": parts[row.example.role].get(row.split)}) if row.split else row.example
@@ -181,6 +184,14 @@ def assemble(name: str, rows: Iterable[Row | Document | Beside]) -> Dataset:
     )
     gathered = gather(supplements, {prompt: row.where for prompt, row in prompts.items()})
     return Dataset(name, examples, duplicates=count - len(kept), documents=tuple(documents), supplements=gathered)
+
+
+def without_hazard(name: str) -> UnusableData:
+    """The error of a dataset that nothing can be measured with."""
+    return UnusableData(
+        f"{name} has no hazard examples",
+        "mark some with the role 'hazard', put them into a file named hazard*.jsonl, or add a set by name (temper ls data)",
+    )
 
 
 def _parts_of(splits: set[str | None]) -> dict[str | None, Part]:

@@ -18,6 +18,7 @@ the questions that come after it; each is described in the module that makes it:
 ``sizes``             the price of models of several sizes (the same)
 ``size_fits``         the line through them
 ``size_curve``        that line, and where it would go
+``capability``        what a broken or a hardened model can still do (:mod:`tempering.economics.capability`)
 ``population``        who is priced out (:mod:`tempering.economics.population`)
 ``populations``       the same if attackers were richer or poorer, more or less skilled
 ====================  ==================================================================================================================
@@ -36,6 +37,7 @@ import pandas as pd
 from tempering.economics.agreement import agreement, resistances
 from tempering.economics.assess import Assessment
 from tempering.economics.attackers import BEST, attackers
+from tempering.economics.capability import capabilities
 from tempering.economics.comparison import quantile_multipliers
 from tempering.economics.contrasts import contrasts
 from tempering.economics.envelope import EPSILONS, TAUS, envelope
@@ -81,6 +83,7 @@ class Conclusions:
     sizes: pd.DataFrame = field(default_factory=_none)
     size_fits: pd.DataFrame = field(default_factory=_none)
     size_curve: pd.DataFrame = field(default_factory=_none)
+    capability: pd.DataFrame = field(default_factory=_none)
     population: pd.DataFrame = field(default_factory=_none)
     populations: pd.DataFrame = field(default_factory=_none)
 
@@ -143,6 +146,7 @@ def conclude(
             epsilons=(*EPSILONS, epsilon),
             budget=budget,
         ),
+        "capability": capabilities(units, assessment.trajectories, breaks, seed=seed),
         **_of_sizes(units, trajectories, breaks, parameters or {}, budget),
     }
     if trials is not None and len(trials):

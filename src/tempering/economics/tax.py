@@ -112,9 +112,9 @@ def _measured(made: pd.DataFrame, trajectories: pd.DataFrame, seed: int) -> dict
     found: dict[str, float] = {}
     for measure in MEASURES:
         old, new = (measured_of(table, measure) for table in (before, after))
-        found |= _named(measure, _mean(new, seed))
-        found[f"{measure}_control"] = _mean(old, seed)[0]
-        found |= _named(f"{measure}_change", _mean(new - old, seed))
+        found |= _named(measure, mean_over_seeds(new, seed))
+        found[f"{measure}_control"] = mean_over_seeds(old, seed)[0]
+        found |= _named(f"{measure}_change", mean_over_seeds(new - old, seed))
     return found | _named("utility_kept", _kept(measured_of(before, "utility"), measured_of(after, "utility"), seed))
 
 
@@ -127,7 +127,7 @@ def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
-def _mean(values: Floats, seed: int) -> tuple[float, float, float]:
+def mean_over_seeds(values: Floats, seed: int) -> tuple[float, float, float]:
     """The mean of what was measured, and its interval over seeds."""
     values = values[np.isfinite(values)]
     if not len(values):
@@ -142,7 +142,7 @@ def _kept(before: Floats, after: Floats, seed: int) -> tuple[float, float, float
     """Mean utility after over mean utility before, and its interval over seeds; NaN where there was none to keep."""
     both = np.isfinite(before) & np.isfinite(after)
     base = before[both].mean() if both.any() else math.nan
-    return tuple(value / base for value in _mean(after[both], seed)) if base > 0 else (math.nan,) * 3  # type: ignore[return-value]
+    return tuple(value / base for value in mean_over_seeds(after[both], seed)) if base > 0 else (math.nan,) * 3  # type: ignore[return-value]
 
 
 def _training(made: pd.DataFrame, currency: str, accelerator: Accelerator) -> pd.Series[float]:

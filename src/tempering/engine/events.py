@@ -17,6 +17,7 @@ EventKind = Literal[
     "unit_reused",
     "left_out",
     "warning",
+    "note",
     "finished",
 ]
 
@@ -28,12 +29,13 @@ class Event:
     Attributes:
         kind: ``preparing`` while something is made that the plan needs, ``planned`` once at the start, then the course of the units
             (``training``: a defence's goes on), ``left_out`` after a hardening that failed, for what was to be done to its model,
-            ``warning`` where the store mended itself, and ``finished`` once at the end.
+            ``warning`` where the store mended itself, ``note`` for something good to know, and ``finished`` once at the end.
         unit: hash of the unit it happened to, or ``""``.
         label: what to call that unit ("full_finetune seed 3").
         total: units of the run.
         done: units with a result, reused ones included, and those that were left out.
         measurements: what a probe measured.
+        spend: what the attack had used by then, by the names in :data:`tempering.engine.results.SPEND`.
         steps_done: optimizer steps the unit has made.
         steps_total: optimizer steps it is expected to make; 0 where it makes none.
         trials_done: trials of the unit's search that are over.
@@ -47,6 +49,7 @@ class Event:
     total: int = 0
     done: int = 0
     measurements: dict[str, float] = field(default_factory=dict)
+    spend: dict[str, float] = field(default_factory=dict)
     steps_done: int = 0
     steps_total: int = 0
     trials_done: int = 0

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 
 from tempering import organisms, registry
 from tempering.canonical import canonical_hash
+from tempering.data.members import members
 from tempering.defenses._contract import Defense
 from tempering.engine.environment import describe_environment
 from tempering.engine.files import replace_file, write_durably
@@ -62,7 +63,7 @@ def make_record(job: HardeningJob, target: Target, hardened: Target, training: d
             "unguarded": None if unguarded is None else shortened(unguarded.reference),
         },
         "data": {
-            "reference": shortened(data_reference(job.data.reference, job.model)),
+            "reference": _shortened_data(data_reference(job.data.reference, job.model)),
             "digest": job.data_digest,
             "supplements_digest": job.supplements_digest,
             "seed": job.data.seed,
@@ -116,6 +117,11 @@ def shortened(reference: str) -> str:
     """A reference as a card shows it: of a path that exists, its last part."""
     path = located(reference) or Path(reference).expanduser()
     return reference if organisms.is_organism(reference) or not path.exists() else path.resolve().name
+
+
+def _shortened_data(reference: str) -> str:
+    """The same of every set that a reference to data joins."""
+    return "+".join(member.reference if member.name else shortened(member.reference) for member in members(reference))
 
 
 def data_reference(reference: str | None, model: ModelChoice) -> str:

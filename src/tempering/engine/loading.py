@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from tempering import organisms, registry
 from tempering.data.importers import load_dataset
+from tempering.data.joining import COMPANION, join
+from tempering.data.members import members
 from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.model_choice import ModelChoice
@@ -52,9 +54,10 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
 
 
 def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
-    """The dataset that a study audits a model with: the one it names, or the organism's own world.
+    """The dataset that a study audits a model with: what it names, or the organism's own world.
 
-    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``.
+    A model that was made from an organism is audited with that one's world by naming it: ``organism:tiny``. Sets are named, and joined with
+    others, as ``strongreject+dolly+./mine.jsonl``; a named set may be fetched from the hub.
 
     Raises:
         InvalidStudy: it names none, and the model is no organism.
@@ -62,12 +65,22 @@ def load_records(data: DataChoice, model: ModelChoice) -> Dataset:
         UnusableData: it cannot be read.
     """
     if data.reference is not None:
-        if organisms.is_organism(data.reference):
-            return organisms.world_dataset(organisms.parse_reference(data.reference).size)
-        return load_dataset(data.reference)
+        named = members(data.reference)
+        if len(named) == 1 and not named[0].name:
+            return _own(named[0].reference, alone=True)
+        return join(named, _own)
     if organisms.is_organism(model.reference):
         return organisms.world_dataset(organisms.parse_reference(model.reference).size)
-    raise InvalidStudy(f"no data to audit {model.reference} with", "name a JSONL file, a folder or a saved dataset with --data")
+    raise InvalidStudy(
+        f"no data to audit {model.reference} with", "name a JSONL file, a folder, a saved dataset or a set (temper ls data) with --data"
+    )
+
+
+def _own(reference: str, *, alone: bool = False) -> Dataset:
+    """The dataset of a file, a folder or an organism."""
+    if organisms.is_organism(reference):
+        return organisms.world_dataset(organisms.parse_reference(reference).size)
+    return load_dataset(reference, alone=alone)
 
 
 def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Division]:
@@ -101,7 +114,7 @@ def refuse_unmeasurable(name: str, division: Division, evaluators: tuple[MethodC
         return
     raise UnusableData(
         f"{name} has no benign prompts to test with, so that nobody can tell what an attack leaves of the model's utility",
-        'add rows with "role": "benign" about at least two entities, or give some the part "evaluator"',
+        f'add rows with "role": "benign" about at least two entities, give some the part "evaluator", or add a set by name: +{COMPANION}',
     )
 
 

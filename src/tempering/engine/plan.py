@@ -137,7 +137,7 @@ def _plan_model(
     accepted, skipped = accept(study, contenders, target, view, choice.title)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
-    planned = _describe(target, reference, records.name, memory, device)
+    planned = _describe(target, reference, records, memory, device)
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
@@ -251,7 +251,7 @@ def _reference_work(reference: ModelChoice | None, shared: dict[str, Any], *, di
     return Work(kind="reference", reference=reference, reference_digest=digest, **shared)
 
 
-def _describe(target: Target, reference: ModelChoice | None, data: str, memory: int, device: str) -> PlannedTarget:
+def _describe(target: Target, reference: ModelChoice | None, data: Dataset, memory: int, device: str) -> PlannedTarget:
     weights = list(target.model.parameters())
     return PlannedTarget(
         reference=target.reference,
@@ -262,10 +262,11 @@ def _describe(target: Target, reference: ModelChoice | None, data: str, memory: 
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         unguarded=reference.reference if reference else "",
-        data=data,
+        data=data.name,
         revision=target.revision,
         system=target.chat.system,
         hardening_bytes=memory,
+        provenance=data.provenance,
     )
 
 

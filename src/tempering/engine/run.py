@@ -164,6 +164,7 @@ class _Progress:
         *,
         message: str = "",
         measurements: dict[str, float] | None = None,
+        spend: dict[str, float] | None = None,
         steps_done: int = 0,
         steps_total: int = 0,
         trials_done: int = 0,
@@ -178,6 +179,7 @@ class _Progress:
                 total=self.total,
                 done=self.done,
                 measurements=measurements or {},
+                spend=spend or {},
                 steps_done=steps_done,
                 steps_total=steps_total or (self.steps.get(_key_of(unit.work), 0) if unit else 0),
                 trials_done=trials_done,
@@ -202,7 +204,7 @@ class _Progress:
 
     def probed(self, unit: Unit, spend: dict[str, float], measurements: dict[str, float]) -> None:
         """A probe is done."""
-        self.tell("probe", unit, measurements=measurements, steps_done=int(spend["steps"]))
+        self.tell("probe", unit, measurements=measurements, spend=dict(spend), steps_done=int(spend["steps"]))
 
     def trained(self, unit: Unit, done: int, total: int, warning: str) -> None:
         """The training of a defence goes on, or has mended itself."""

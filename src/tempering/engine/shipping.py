@@ -21,16 +21,23 @@ from typing import Any
 
 from tempering import organisms
 from tempering.canonical import canonical_hash
+from tempering.data.declarations import declaration
+from tempering.data.fetching import SHIPPED, find, parcel_key
+from tempering.data.members import Member
+from tempering.data.members import members as joined_sets
 from tempering.engine.defended import is_trained, place_of
 from tempering.engine.files import TEMPORARY, flush_directory, flush_file
+from tempering.engine.loading import load_records
 from tempering.engine.units import Unit
 from tempering.errors import UnusableModel
+from tempering.model_choice import ModelChoice
 from tempering.models import adapters, hub, references
 from tempering.models.inspection import PICKLES
 from tempering.models.references import Kind
 from tempering.organisms.catalogue import shipped_location
 from tempering.reading import exists
 from tempering.relocation import HUB
+from tempering.study import DataChoice
 
 PIECE = 32 * 2**20
 """Bytes that are read and sent at once."""
@@ -136,9 +143,8 @@ class Packer:
                 found += self._kept(f"model {choice.reference}", partial(_of_model, choice.reference, choice.trust_remote_code))
                 if (template := choice.chat_template) is not None:
                     found += self._kept(f"template {template}", partial(_alone, str(template), template))
-        if work.data.reference is not None and not organisms.is_organism(work.data.reference):
-            data = work.data.reference
-            found += self._kept(f"data {data}", partial(_alone, data, Path(data).expanduser()))
+        if work.data.reference is not None:
+            found += self._kept(f"data {work.data.reference}", partial(_of_data, work.data, work.model))
         for method in filter(None, (work.attack, work.defense, *work.evaluators)):
             for location in sorted(_own_files(method.model_dump(mode="json"))):
                 found += self._kept(f"method {location}", partial(_alone, location, Path(location)))
@@ -282,6 +288,28 @@ def pinned(unit: Unit) -> Unit:
 
 def _alone(key: str, source: Path) -> Iterator[Parcel]:
     yield packed(key, source)
+
+
+def _of_data(data: DataChoice, model: ModelChoice) -> Iterator[Parcel]:
+    """The files of every set that a study names, or is given beside those: a worker fetches none of the hub's."""
+    named = [*joined_sets(data.reference or "")]
+    if any(member.name for member in named):
+        origin = load_records(data, model).provenance
+        companion = origin.companion if origin is not None else ""
+        named += [Member(companion, companion)] if companion else []
+    for member in named:
+        if member.name:
+            found = find(member, declaration(member.name))
+            if found.revision != SHIPPED:
+                wanted = frozenset(found.files.values())
+                inside = partial(_lies_in, wanted, found.saved)
+                yield packed(parcel_key(member), found.root, inside, name=found.revision)
+        elif not organisms.is_organism(member.reference):
+            yield packed(member.reference, Path(member.reference).expanduser())
+
+
+def _lies_in(wanted: frozenset[Path], whole: bool, file: Path) -> bool:
+    return whole or file in wanted
 
 
 def _of_model(reference: str, trusted: bool, key: str = "", *, local_only: bool = False) -> Iterator[Parcel]:

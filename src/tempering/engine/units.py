@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
+from tempering.data.provenance import Provenance
 from tempering.engine.search_space import PlannedSearch
 from tempering.model_choice import ModelChoice
 from tempering.settings import Settings
@@ -289,6 +290,7 @@ class PlannedTarget(Settings):
         revision: commit of the hub that it came from, ``None`` for local models.
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
         judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
+        provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
     """
 
     reference: str
@@ -304,6 +306,7 @@ class PlannedTarget(Settings):
     system: str | None = None
     hardening_bytes: int = 0
     judging_bytes: int = 0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)

@@ -263,9 +263,8 @@ class Worker:
         if key not in self._scales:
 
             def scores(target: Target) -> dict[str, float]:
-                return _examine_untouched(
-                    Subject(target.model, target.chat, asked, work.probes, costly=False), evaluators, target.reference
-                )
+                subject = Subject(target.model, target.chat, asked, work.probes, costly=False)
+                return _examine_untouched(subject, evaluators, target.reference)
 
             own = scores(self._load_target_of(unit))
             freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0

@@ -208,8 +208,8 @@ class Evaluator(ABC):
         Config: pydantic settings.
         source: paper or other origin.
         measures: names of the numbers it returns. The names that economics reads are ``harm``, ``refusal``, ``utility``,
-            ``over_refusal``, ``borderline``, ``coherence`` and ``divergence``. An evaluator that only knows what it measures once it has read
-            its tasks names none, and calls each ``task/metric``; tables and reports have those as capabilities.
+            ``over_refusal``, ``borderline``, ``coherence`` and ``divergence``. An evaluator that only knows what it measures once it has
+            read its tasks names none, and calls each ``task/metric``; tables and reports have those as capabilities.
         unasked: run where a study names no evaluators. One that needs an extra, or to be told what to ask, says ``False``.
         costly: takes minutes rather than seconds, and so is asked of the untouched target, of a model that a defence made, and of
             checkpoints that do more harm than the target; of others its measures are NaN.

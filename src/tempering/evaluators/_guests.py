@@ -37,9 +37,8 @@ def require(package: str, extra: str, what: str) -> None:
         TemperingError: it is not there.
     """
     if importlib.util.find_spec(package) is None:
-        raise TemperingError(
-            f"{what} needs the package {package}, which is not installed", f'install it with: pip install "tempering[{extra}]"'
-        )
+        problem = f"{what} needs the package {package}, which is not installed"
+        raise TemperingError(problem, f'install it with: pip install "tempering[{extra}]"')
 
 
 def is_file(task: str) -> bool:

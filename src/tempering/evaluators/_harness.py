@@ -24,6 +24,7 @@ import lm_eval.api.model
 import lm_eval.api.task
 import lm_eval.models.huggingface
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from lm_eval.api.registry import get_metric
 from lm_eval.evaluator_utils import get_sample_size
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -51,7 +52,7 @@ class InMemory(HFLM):  # type: ignore[misc]
         """
         self._chat = chat
         # the harness ties weights anew, which would undo an attack that has parted them
-        with mock.patch.object(model, "tie_weights", lambda *_, **__: None):
+        with mock.patch.object(model, "tie_weights"):
             super().__init__(pretrained=model, backend="causal", tokenizer=copy.deepcopy(chat.tokenizer), batch_size=batch_size)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -66,7 +67,8 @@ def at_work() -> Iterator[None]:
         stack.enter_context(guest(*LOGGERS))
         for module in (lm_eval.models.huggingface, lm_eval.api.task, lm_eval.api.model):
             stack.enter_context(mock.patch.object(module, "tqdm", functools.partial(module.tqdm, disable=True)))
-        stack.enter_context(mock.patch.dict("sys.modules", {"evaluate": None}))  # it would download a metric's code, and run it
+        stack.enter_context(mock.patch.dict("sys.modules", {"evaluate": None}))  # it would fetch a metric's code from the hub, and run it
+        stack.enter_context(mock.patch.object(lm_eval.api.task, "get_metric", _own_metric))
         if not datasets.are_progress_bars_disabled():
             stack.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
@@ -220,13 +222,16 @@ def _local_data_uncached() -> Iterator[None]:
 
 
 def _refuse_code(name: str, task: Any) -> None:
-    """Refuse tasks that run what the model writes, or are scored by code of the hub."""
     if getattr(task, "UNSAFE_CODE", False):
         raise UnusableData(f"the lm-eval task {name} runs code that the model writes", "take a task that reads its answers")
-    if unknown := [metric for metric, function in getattr(task, "_metric_fn_list", {}).items() if function is None]:
-        raise UnusableData(
-            f"the lm-eval task {name} is scored by {unknown[0]!r}, which is code on the hub", "take one with lm-eval's own metrics"
-        )
+
+
+def _own_metric(name: str, hf_evaluate_metric: bool = False) -> Any:
+    """A metric of the harness's own; of others it would fetch the code from the hub, and run it."""
+    found = None if hf_evaluate_metric else get_metric(name)
+    if found is None:
+        raise UnusableData(f"an lm-eval task is scored by {name!r}, which is code on the hub", "take one with lm-eval's own metrics")
+    return found
 
 
 def _remedy(error: BaseException, *, local: bool) -> str:

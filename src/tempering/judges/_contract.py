@@ -107,6 +107,7 @@ class Judge(ABC):
         Config: pydantic settings.
         source: paper or other origin, of the prompt or input format too.
         licence: of that prompt or format; of a model's weights their own licence holds.
+        remedy: what a user can do whose model gives no readable answers.
         whole: whether it reads whole responses, so that generation may not end where the text judge is sure; it is then spared what
             needs no judge.
         cost: what it has taken so far; the judge adds to it.
@@ -115,6 +116,7 @@ class Judge(ABC):
     Config: ClassVar[type[Settings]]
     source: ClassVar[str]
     licence: ClassVar[str]
+    remedy: ClassVar[str] = "take another model for it, or raise its max_tokens"
     whole: ClassVar[bool] = True
 
     def __init__(self, config: Settings) -> None:

@@ -129,7 +129,7 @@ class Seat:
         if lost and (lost == number or (lost > 1 and lost > MOST_UNPARSED * number)):
             raise UnreadableJudge(
                 f"the judge {self.title!r} ({self.judge.model_name}) gave no readable answer on {lost} of {number} responses",
-                "take another model for it, or raise its max_tokens",
+                self.judge.remedy,
             )
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ class StrongRejectFinetuned(ModelJudge):
     source: ClassVar[str] = "Souly et al. 2024 (StrongREJECT), arXiv 2402.10260, fine-tuned evaluator; qylu4156/strongreject-15k-v1"
     licence: ClassVar[str] = "input format MIT (strong_reject); weights under the Gemma terms"
     protocol: ClassVar[Protocol] = "completions"
+    remedy: ClassVar[str] = "take the model that it is made for, here or on a server that tells log-probabilities, as vLLM does"
     limit: ClassVar[int] = 1
     candidates: ClassVar[tuple[str, ...]] = ("1", "2", "3", "4", "5")
     deciding: ClassVar[tuple[str, ...]] = ("threshold",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tempering.report.agreement_section import agreement_section
+from tempering.report.capability_section import capability_section
 from tempering.report.envelope_section import envelope_section
 from tempering.report.frontier_section import frontier_section
 from tempering.report.population_section import population_section
@@ -13,6 +14,7 @@ from tempering.report.sureness_section import sureness_section
 
 SECTIONS: tuple[Maker, ...] = (
     frontier_section,
+    capability_section,
     population_section,
     envelope_section,
     search_section,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tempering.economics.capability import is_capability
 from tempering.economics.comparison import MEASURED, WITH_SEARCH
 from tempering.economics.tables import CURRENCIES, OUTCOMES, SUMMED
 from tempering.economics.tax import MEASURES as TAXED
@@ -77,6 +78,13 @@ Columns = Mapping[str, Column]
 
 UNKNOWN = "measured by an evaluator of the study's own, or by a later version of Tempering"
 """The meaning of a column that nobody described."""
+
+BENCHMARK = "score of a benchmark of capability, as task/metric; empty for probes that it was not asked of"
+
+
+def undescribed(name: str) -> Column:
+    """A column that stands in no list: a capability, or what somebody else's evaluator measured."""
+    return Column(NUMBER, "that of the benchmark", BENCHMARK) if is_capability(name) else Column(NUMBER, "", UNKNOWN)
 
 
 def text(**meanings: str) -> dict[str, Column]:

@@ -46,6 +46,15 @@ INCIDENCE: Columns = (
     | whole("runs", runs="of the attack")
     | FEW
 )
+CAPABILITY: Columns = (
+    MODEL
+    | text(attack="the attack, as the study calls it; '' for the defence itself", measure="the benchmark, as task/metric")
+    | numbers("that of the benchmark", before="mean of the untouched model, in the runs that were measured after the attack too")
+    | interval("after", "that of the benchmark", "mean where the runs broke; of others, where they recovered most harm")
+    | interval("change", "that of the benchmark", "mean of after − before")
+    | whole("runs", runs="in which both were measured", broken="of those, runs that are measured at their break")
+    | FEW
+)
 RESTRICTED: Columns = (
     MODEL
     | _SCOPED

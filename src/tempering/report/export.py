@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from tempering.report.dictionary import FLAG, NUMBER, TEXT, UNKNOWN, WHOLE, Column, Type
+from tempering.report.dictionary import FLAG, NUMBER, TEXT, WHOLE, Type, undescribed
 from tempering.report.downloads import tame
 from tempering.report.folder import write_folder
 from tempering.report.summary import dumps
@@ -113,7 +113,7 @@ def _tamed(table: pa.Table) -> pa.Table:
 
 
 def _listed(table: Table, schema: pa.Schema) -> list[dict[str, str]]:
-    known = {field.name: table.columns.get(field.name) or Column(NUMBER, "", UNKNOWN) for field in schema}
+    known = {field.name: table.columns.get(field.name) or undescribed(field.name) for field in schema}
     return [
         {"name": field.name, "type": _SQL[field.type], "unit": known[field.name].unit, "meaning": known[field.name].meaning}
         for field in schema

@@ -20,6 +20,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tempering.report import notes, searches
+from tempering.report.data_sources import data_sentences, provenance_of
 from tempering.report.defense_page import in_order
 from tempering.report.downloads import Download
 from tempering.report.drawing import Drawing
@@ -107,6 +108,7 @@ def render(
         "chosen": searches.chosen(tables.units, accelerator),
         **scope(study, rows, skipped),
         "baseline": notes.baseline(assessment, tables.units),
+        "data_sentences": data_sentences(provenance_of(targets)),
         "weaknesses": notes.weaknesses(study, assessment, tables.units, targets),
         "price_facts": _price_facts(accelerator),
         "accelerator": study.accelerator,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tempering.report import formatting
+from tempering.report.data_sources import data_sentences, provenance_of
 from tempering.report.rows import group_title
 
 _Row = Mapping[str, Any]
@@ -81,7 +82,8 @@ def others_table(document: Mapping[str, Any]) -> Table | None:
 
 def plan_lines(document: Mapping[str, Any]) -> list[str]:
     """What is not tried or not searched, and the whole cost, one line each."""
-    lines = [f"not tried on {entry['model']}: {_skipped(entry)} {entry['reason']}" for entry in document["skipped"]]
+    lines = data_sentences(provenance_of([{"provenance": document.get("data")}]))
+    lines += [f"not tried on {entry['model']}: {_skipped(entry)} {entry['reason']}" for entry in document["skipped"]]
     lines += list(
         dict.fromkeys(f"{row['attack']} on {row['model']} {row['unsearched']}" for row in document["attacks"] if row["unsearched"])
     )

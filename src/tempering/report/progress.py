@@ -130,7 +130,7 @@ class Display:
         line = self._take(event, before)
         if not self._enabled or line is None:
             return
-        if self._live is None or event.kind in ("unit_failed", "left_out", "warning"):
+        if self._live is None or event.kind in ("unit_failed", "left_out", "warning", "note"):
             self._line(line)
 
     @property
@@ -185,6 +185,8 @@ class Display:
             case "left_out":
                 self._left_out += event.done - before
                 return f"{self._place()} {event.message}: {event.label} failed"
+            case "note":
+                return event.message
             case "warning":
                 return f"warning: {event.message}"
             case _:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tempering import organisms
+from tempering.data.members import members
 from tempering.economics.assess import Assessment
 from tempering.model_choice import ModelChoice
 from tempering.study import MethodChoice, Study
@@ -33,7 +34,7 @@ class Names:
         references = [choice.title for choice in study.models]
         data = [] if study.data.reference is None else [study.data.reference]
         short: dict[str, str] = {}
-        for kind in ((references, _last_part), (data, _last_part), ([*titles, *methods], _method)):
+        for kind in ((references, _last_part), (data, _last_parts), ([*titles, *methods], _method)):
             taken: set[str] = set()
             for name in dict.fromkeys(kind[0]):
                 short[name] = _unique(kind[1](name), taken)
@@ -85,6 +86,11 @@ def _last_part(reference: str) -> str:
     path = Path(reference)
     local = path.is_absolute() or reference.startswith(("~", ".")) or path.expanduser().exists()
     return reference if organisms.is_organism(reference) or not local else path.expanduser().resolve().name or reference
+
+
+def _last_parts(data: str) -> str:
+    """The same of every set that a reference to data joins."""
+    return "+".join(member.reference if member.name else _last_part(member.reference) for member in members(data))
 
 
 def _method(name: str) -> str:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.prices import load_price_book
 from tempering.plain_text import escaped
+from tempering.report.data_sources import provenance_of
 from tempering.report.formatting import CURRENCIES, Price
 from tempering.report.rows import PriceRow, SearchCost, price_rows
 from tempering.report.summary_defenses import compared, finite
 from tempering.report.summary_schema import (
     AssumptionPart,
     AttackPart,
+    CapabilityPart,
     CheapestPart,
     CostPart,
     CostsPart,
@@ -91,13 +93,15 @@ def make_summary(
         attacks=[*(_attack(row) for row in price_rows(assessment)), *_not_tried(skipped, first.reference)],
         defenses=compared(assessment, conclusions),
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
+        capability=_capability(conclusions),
         cheapest=_cheapest(assessment.cheapest),
         pricing=pricing(study),
+        data=provenance_of(targets),
         environment=json_values(dict(environment or {})),
         spent=SpentPart(wall_s=finite(spent.get("wall_s", 0.0)) or 0.0, flops=finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
-    for optional in ("models", "defenses", "defenses_not_tried"):
+    for optional in ("models", "defenses", "defenses_not_tried", "data", "capability"):
         if not document[optional]:
             del document[optional]
     for attack in document["attacks"]:
@@ -229,6 +233,13 @@ def skipped_parts(entry: Any) -> tuple[str, str, str]:
 def skipped_defense(entry: Any) -> str:
     """The defence that was left out; ``""`` where it is an attack."""
     return str((entry.get("defense") if isinstance(entry, Mapping) else getattr(entry, "defense", "")) or "")
+
+
+def _capability(conclusions: Conclusions | None) -> list[CapabilityPart]:
+    rows = conclusions.capability.to_dict("records") if conclusions is not None else []
+    names = CapabilityPart.model_fields
+    plain = ({str(name): finite(value) if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    return [CapabilityPart(**{name: value for name, value in row.items() if name in names}) for row in plain]
 
 
 def _cheapest(best: Mapping[str, Any] | None) -> CheapestPart | None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from tempering.data.provenance import Provenance
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -252,6 +254,21 @@ class SpentPart(_Part):
     flops: Finite = Field(description="floating-point operations of the attacks")
 
 
+class CapabilityPart(_Part):
+    """What an attack, or a defence, leaves of a benchmark."""
+
+    model: str
+    defense: str
+    attack: str = Field(description="'' for the defence itself")
+    measure: str = Field(description="the benchmark, as task/metric")
+    before: float | None = Field(description="mean of the untouched model")
+    after: float | None = Field(description="mean where the runs broke, or else recovered most harm; null where none was measured")
+    after_low: float | None = Field(description="lower end of its 95 % interval over seeds")
+    after_high: float | None = Field(description="upper end of its 95 % interval over seeds")
+    runs: int = Field(description="runs in which both were measured")
+    broken: int = Field(description="of those, runs measured at their break")
+
+
 class Summary(_Part):
     """Everything a program needs of an audit."""
 
@@ -264,7 +281,11 @@ class Summary(_Part):
     attacks: list[AttackPart]
     defenses: list[ComparedPart] = Field(default=[], description="there only where defences were compared, the dearest to break first")
     defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
+    capability: list[CapabilityPart] = Field(default=[], description="there only where the study asked for benchmarks")
     cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
     pricing: PricingPart
+    data: Provenance | None = Field(
+        default=None, description="there only where sets were named or joined: where the prompts come from, and which were left out"
+    )
     environment: dict[str, JsonValue]
     spent: SpentPart

@@ -73,6 +73,7 @@ TABLES = (
             ("sizes", "a model of several, a defence and an attack: between which spends its price lies", more.SIZES),
             ("size_fits", "a defence and an attack: the line of price over size", more.SIZE_FITS),
             ("size_curve", "a size, a defence and an attack: the price that the line says", more.SIZE_CURVE),
+            ("capability", "an attack or a hardening, and a benchmark: what is left of it", more.CAPABILITY),
             ("population", "a defence: who is priced out", more.POPULATION),
             ("populations", "a defence and another population of attackers: who is priced out", more.POPULATIONS),
         )

@@ -1,0 +1,157 @@
+"""Rows out of files of other people: Parquet, CSV, JSON, JSON Lines, and what ``datasets`` saved; the declared columns alone."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tempering.errors import UnusableData
+
+MOST_BYTES = 1 << 30
+"""Of a file, unpacked: what is read is kept."""
+MOST_ROWS = 1_000_000
+_FIELD = 1 << 20
+
+
+def read_table(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file, by its ending.
+
+    Args:
+        path: Parquet, CSV, JSON (a list of objects) or JSON Lines; the last three also packed with gzip.
+        columns: what there has to be; other columns are passed by.
+        where: what to call the file in messages.
+
+    Raises:
+        UnusableData: a column is missing, or it cannot be read as what its ending says.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    readers = {"parquet": _parquet, "csv": _csv, "jsonl": _json_lines, "json": _json}
+    try:
+        yield from readers[kind](path, columns, where)
+    except UnusableData:
+        raise
+    except OSError as error:
+        raise UnusableData(f"cannot read {where}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged file makes a library raise
+        told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnusableData(f"{where} cannot be read as {kind}: {told[:200]}", "fetch it anew, or take another copy") from None
+
+
+def read_saved(folder: Path, split: str, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a split that ``datasets.save_to_disk`` wrote.
+
+    Args:
+        folder: what it wrote.
+        split: the split; a copy without splits, or with one only, is taken for it.
+        columns: what there has to be.
+        where: what to call it in messages.
+
+    Raises:
+        UnusableData: the package is not installed, or the split or a column is missing.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UnusableData(
+            f"{folder} is a saved Hugging Face dataset, and the package that reads those is not installed",
+            'install it with: pip install "tempering[datasets]"',
+        ) from None
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever a damaged Arrow file makes the library raise
+        raise UnusableData(f"{folder} cannot be read as a Hugging Face dataset: {error or type(error).__name__}") from None
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved and len(saved) > 1:
+            raise UnusableData(f"{folder} has no split {split!r}; its splits: {', '.join(map(str, saved))}", "save it with that split")
+        saved = saved[split] if split in saved else next(iter(saved.values()))
+    check_columns(saved.column_names, columns, where)
+    yield from saved.select_columns(list(columns))
+
+
+def check_columns(present: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Say which column is missing.
+
+    Raises:
+        UnusableData: one is.
+    """
+    for column in wanted:
+        if column not in present:
+            found = ", ".join(repr(str(name)[:40]) for name in present[:12]) or "none"
+            raise UnusableData(
+                f"{where} has no column {column!r}; its columns: {found}",
+                "the set has changed: name the revision that has it, as NAME@COMMIT",
+            )
+
+
+def _parquet(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        check_columns(file.schema_arrow.names, columns, where)
+        if file.metadata.num_rows > MOST_ROWS:
+            raise _too_large(where)
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
+
+
+def _csv(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    before = csv.field_size_limit(_FIELD)
+    try:
+        with _text(path, where) as stream:
+            rows = csv.DictReader(stream, strict=True)
+            check_columns([name or "" for name in rows.fieldnames or ()], columns, where)
+            for row in rows:
+                if None in row or None in row.values():
+                    raise UnusableData(f"{where}, line {rows.line_num} has not as many fields as columns", "fetch it anew")
+                yield {name: row[name] for name in columns}
+    finally:
+        csv.field_size_limit(before)
+
+
+def _json_lines(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    with _text(path, where) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield _object(json.loads(line), columns, f"{where}, line {number}")
+
+
+def _json(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
+    with _text(path, where) as stream:
+        rows = json.load(stream)
+    if not isinstance(rows, list):
+        raise UnusableData(f"{where} holds no list of objects", "fetch it anew, or take another copy")
+    for number, row in enumerate(rows, 1):
+        yield _object(row, columns, f"{where}, object {number}")
+
+
+def _object(value: Any, columns: Sequence[str], where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UnusableData(f"{where} is no JSON object but {type(value).__name__}", "fetch it anew, or take another copy")
+    check_columns(list(value), columns, where)
+    return {name: value[name] for name in columns}
+
+
+def _text(path: Path, where: str) -> IO[str]:
+    """The text of a file, unpacked into memory where it is packed."""
+    if path.stat().st_size > MOST_BYTES:
+        raise _too_large(where)
+    if path.name.endswith(".gz"):
+        try:
+            with gzip.open(path) as packed:
+                content = packed.read(MOST_BYTES + 1)
+        except (EOFError, zlib.error) as error:
+            raise UnusableData(f"{where} is no whole gzip file: {error}", "fetch it anew") from None
+        if len(content) > MOST_BYTES:
+            raise _too_large(where)
+        return io.StringIO(content.decode("utf-8-sig"), newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _too_large(where: str) -> UnusableData:
+    return UnusableData(f"{where} holds more than {MOST_BYTES >> 30} GiB or {MOST_ROWS:,} rows", "take a part of it")
