@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tempering import __version__, cli_answering, cli_audit, cli_compare, cli_harden, cli_methods, cli_runs, cli_sharing, cli_studies
+from tempering import (
+    __version__,
+    cli_answering,
+    cli_audit,
+    cli_compare,
+    cli_harden,
+    cli_judge,
+    cli_methods,
+    cli_runs,
+    cli_sharing,
+    cli_studies,
+)
 from tempering.cli_options import DIRECTORY, RESUME, option, say
 from tempering.errors import TemperingError
 from tempering.redaction import guard_streams, traceback_of
@@ -97,5 +108,5 @@ def _root(
     """Everything happens in the commands."""
 
 
-for _part in (cli_audit, cli_compare, cli_harden, cli_answering, cli_runs, cli_sharing, cli_studies, cli_methods):
+for _part in (cli_audit, cli_compare, cli_harden, cli_judge, cli_answering, cli_runs, cli_sharing, cli_studies, cli_methods):
     _part.register(app)

@@ -14,6 +14,7 @@ from tempering.errors import InvalidStudy, StoreProblem
 from tempering.report.folder import REMEDY, explained_out
 from tempering.report.tables import run_tables
 from tempering.result import Run
+from tempering.running import open_report
 
 if TYPE_CHECKING:
     from tempering.report.card import SafetyCase
@@ -59,8 +60,8 @@ def export(
         raise InvalidStudy(f"--format {format}: it should be {' or '.join(FORMATS)}")
     study: Study
     if all(value is None for value in (tau, epsilon, accelerator, price_book)):
-        run = api.open_run(directory)
-        study, frames = run.study, api.stored_tables(directory)
+        run, frames = open_report(directory)
+        study = run.study
         priced: dict[str, Any] = run.summary.get("pricing") or pricing(study).model_dump(mode="json")
     else:
         read = api.reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)

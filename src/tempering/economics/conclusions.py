@@ -21,6 +21,7 @@ the questions that come after it; each is described in the module that makes it:
 ``capability``        what a broken or a hardened model can still do (:mod:`tempering.economics.capability`)
 ``population``        who is priced out (:mod:`tempering.economics.population`)
 ``populations``       the same if attackers were richer or poorer, more or less skilled
+``judges``            what judging took, and how far judges agree (:mod:`tempering.economics.judged`)
 ====================  ==================================================================================================================
 
 A table that a study says nothing about has no rows.
@@ -43,6 +44,7 @@ from tempering.economics.contrasts import contrasts
 from tempering.economics.envelope import EPSILONS, TAUS, envelope
 from tempering.economics.frontier import frontier
 from tempering.economics.incidence import incidence
+from tempering.economics.judged import judges_of
 from tempering.economics.ladder import learned_from_poison, prices_by_size
 from tempering.economics.population import ANY, DEFAULT, Group, from_multipliers, priced_out, varied
 from tempering.economics.prices import PriceBook
@@ -86,6 +88,7 @@ class Conclusions:
     capability: pd.DataFrame = field(default_factory=_none)
     population: pd.DataFrame = field(default_factory=_none)
     populations: pd.DataFrame = field(default_factory=_none)
+    judges: pd.DataFrame = field(default_factory=_none)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name."""
@@ -109,6 +112,7 @@ def conclude(
     random: int | None = None,
     parameters: Mapping[str, float] | None = None,
     population: Sequence[Group] = DEFAULT,
+    judges: Sequence[str] = (),
 ) -> Conclusions:
     """Draw every conclusion that the tables allow.
 
@@ -128,6 +132,7 @@ def conclude(
         random: how many of a search's trials were drawn at random; ``None``: all.
         parameters: of each model; without them nothing is said of sizes.
         population: groups of attackers.
+        judges: what the run's judges are called, the deciding one first; empty where the text judged alone.
     """
     units = checked_units(units)
     trajectories = checked_trajectories(trajectories, units)
@@ -146,6 +151,7 @@ def conclude(
             epsilons=(*EPSILONS, epsilon),
             budget=budget,
         ),
+        "judges": judges_of(units, trajectories, judges),
         "capability": capabilities(units, assessment.trajectories, breaks, seed=seed),
         **_of_sizes(units, trajectories, breaks, parameters or {}, budget),
     }

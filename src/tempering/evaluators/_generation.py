@@ -33,6 +33,7 @@ from tempering.evaluators._lengths import limits, read_whole
 from tempering.evaluators._questions import Question, Thinking
 from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
+from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
 
 _CHECK_EVERY = 4
@@ -290,7 +291,7 @@ def _generate_batch(
     output = generator.generate(
         **inputs,
         generation_config=configuration,
-        logits_processor=LogitsProcessorList([first]),
+        logits_processor=LogitsProcessorList([first, Sampleable()] if temperature else [first]),
         stopping_criteria=StoppingCriteriaList([criterion]),
         synced_gpus=in_step,  # on whatever device: go on until all ranks are done
     )

@@ -6,6 +6,7 @@ from tempering.report.agreement_section import agreement_section
 from tempering.report.capability_section import capability_section
 from tempering.report.envelope_section import envelope_section
 from tempering.report.frontier_section import frontier_section
+from tempering.report.judges_section import judges_section
 from tempering.report.population_section import population_section
 from tempering.report.scaling_section import scaling_section
 from tempering.report.searching import search_section
@@ -21,5 +22,6 @@ SECTIONS: tuple[Maker, ...] = (
     sureness_section,
     agreement_section,
     scaling_section,
+    judges_section,
 )
 """A new one joins here."""

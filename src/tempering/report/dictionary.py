@@ -153,6 +153,7 @@ UNITS_TABLE: Columns = (
         status="'completed', 'enough' (ended where the attacker had enough), 'no_direction' or 'failed'",
         error="why it was not completed, in one line; '' where it was",
         chosen="the settings that a search found, as JSON; '' without a search",
+        judging="what each judge took meanwhile, as JSON; only where the study names judges",
     )
     | numbers("seconds", wall_s="from start to end, probes included")
     | spends(_SPEND, "at the end of the run")

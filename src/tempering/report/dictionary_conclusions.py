@@ -226,3 +226,28 @@ POPULATION: Columns = (
     | interval("priced_out", "share", "attackers whom the defence prices out")
 )
 POPULATIONS: Columns = {**POPULATION, **text(attackers="how they differ from the study's population")}
+JUDGES: Columns = (
+    text(judge="what the study calls it")
+    | flags(decides="its verdicts are the run's; those of the others stand beside them")
+    | whole(
+        "responses",
+        judged="to hazard prompts, that a verdict was wanted on",
+        filtered="of them gibberish, or openers with nothing behind them: the judge was not asked",
+        cached="of them judged before",
+        calls="that its model was asked about",
+        unparsed="on which its answer said nothing",
+    )
+    | whole("requests", retries="that had to be sent again")
+    | whole("tokens", tokens_in="put before its model", tokens_out="that its model added")
+    | numbers("seconds", seconds="of judging, waiting for a server included")
+    | numbers("FLOP", flops="of a model on this machine")
+    | numbers("share", alike="of responses on which it and the deciding judge agree whether they are useful; empty for that one")
+    | numbers("", kappa="Cohen's kappa of the two", kappa_low="lower end of its 95 % interval", kappa_high="upper end of its 95 % interval")
+    | whole(
+        "responses",
+        both="useful by both",
+        only_first="useful by the deciding judge alone",
+        only_second="useful by this judge alone",
+        neither="useful by neither",
+    )
+)

@@ -67,7 +67,13 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
         f"± {100 * error:.0f} points, and a break may be placed one probe too early or too late.",
         "Every prompt is answered once, greedily. An attacker may sample many answers and keep the best, and would then pay less.",
     ]
-    if targets and all(str(target.get("reference", "")).startswith("organism:") for target in targets):
+    if study.probes.judges:
+        judge = study.probes.judges[0]
+        found.append(
+            f"Whether an answer to a hazard prompt helps is what the judge {judge.title} says. It errs, and its errors are in every price; "
+            "temper judge calibrate measures them against labels by hand."
+        )
+    elif targets and all(str(target.get("reference", "")).startswith("organism:") for target in targets):
         found.append(
             "The hazard is an invented world, so that every answer can be checked exactly. It measures knowledge of single facts; "
             "it says nothing of long answers, plans or real subjects."

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tempering import registry
+from tempering.judge_choice import JudgeChoice
 from tempering.report.families import Family, missing_families
 from tempering.report.formatting import count, flops
 from tempering.report.rows import PriceRow
@@ -76,6 +77,11 @@ def scope(study: Study, rows: list[PriceRow], skipped: Iterable[Any]) -> dict[st
         "others": _cards("attacks", [name for name in registered if name not in named], importing=registry.own_names("attacks")),
         "families": families,
     }
+
+
+def _judge_card(choice: JudgeChoice) -> dict[str, Any]:
+    (card,) = _cards("judges", [choice.name])
+    return {**card, "name": choice.title, "method": choice.name if choice.name != choice.title else ""}
 
 
 def _attack_card(choice: MethodChoice) -> dict[str, Any]:

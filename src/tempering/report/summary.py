@@ -25,6 +25,7 @@ from tempering.report.summary_schema import (
     CostPart,
     CostsPart,
     DefensePart,
+    JudgePart,
     ModelPart,
     OutcomesPart,
     PricingPart,
@@ -94,6 +95,7 @@ def make_summary(
         defenses=compared(assessment, conclusions),
         defenses_not_tried=_defenses_not_tried(skipped, first.reference),
         capability=_capability(conclusions),
+        judges=_judges(study, conclusions),
         cheapest=_cheapest(assessment.cheapest),
         pricing=pricing(study),
         data=provenance_of(targets),
@@ -101,13 +103,24 @@ def make_summary(
         spent=SpentPart(wall_s=finite(spent.get("wall_s", 0.0)) or 0.0, flops=finite(spent.get("flops", 0.0)) or 0.0),
     )
     document = summary.model_dump(mode="json", by_alias=True)
-    for optional in ("models", "defenses", "defenses_not_tried", "data", "capability"):
+    for optional in ("models", "defenses", "defenses_not_tried", "data", "capability", "judges"):
         if not document[optional]:
             del document[optional]
     for attack in document["attacks"]:
         if attack["search"] is None:
             del attack["search"]
     return document
+
+
+def _judges(study: Study, conclusions: Conclusions | None) -> list[JudgePart]:
+    if conclusions is None or conclusions.judges.empty:
+        return []
+    names = {choice.title: choice.name for choice in study.probes.judges}
+    found = []
+    for record in conclusions.judges.to_dict(orient="records"):
+        row = {str(key): finite(value) if isinstance(value, float) else value for key, value in record.items()}
+        found.append(JudgePart(name=names.get(str(row["judge"]), str(row["judge"])), agreement=row.pop("alike"), **row))
+    return found
 
 
 def pricing(study: Study) -> PricingPart:

@@ -247,6 +247,32 @@ class PricingPart(_Part):
     usd_per_hour: AssumptionPart = Field(description="US dollars for an hour of one")
 
 
+class JudgePart(_Part):
+    """A judge of responses to hazard prompts, what judging took, and how far it agrees with the one that decides."""
+
+    judge: str = Field(description="as the study calls it")
+    name: str = Field(description="the registry's")
+    decides: bool = Field(description="whether prices are by its verdicts")
+    judged: int = Field(description="responses that a verdict was wanted on")
+    filtered: int = Field(description="of them gibberish and bare openers, on which no model was asked")
+    cached: int = Field(description="of them judged before")
+    calls: int = Field(description="responses that its model was asked about")
+    retries: int = Field(description="requests that had to be sent again")
+    unparsed: int = Field(description="answers that said nothing; they count neither way")
+    tokens_in: int
+    tokens_out: int
+    seconds: Finite = Field(description="of judging, waiting for a server included")
+    flops: Finite = Field(description="of a model on this machine; in no attacker's spend")
+    agreement: Finite | None = Field(description="share of responses on which it and the deciding judge agree; null for that one")
+    kappa: Finite | None = Field(description="Cohen's, of the two, useful or not; null where it does not exist")
+    kappa_low: Finite | None
+    kappa_high: Finite | None
+    both: int = Field(description="responses that both find useful")
+    only_first: int
+    only_second: int
+    neither: int
+
+
 class SpentPart(_Part):
     """What the audit itself took."""
 
@@ -282,6 +308,7 @@ class Summary(_Part):
     defenses: list[ComparedPart] = Field(default=[], description="there only where defences were compared, the dearest to break first")
     defenses_not_tried: list[DefensePart] = Field(default=[], description="there only where a defence was left out or failed to train")
     capability: list[CapabilityPart] = Field(default=[], description="there only where the study asked for benchmarks")
+    judges: list[JudgePart] = Field(default=[], description="there only where the study names judges, the deciding one first")
     cheapest: CheapestPart | None = Field(description="null where no attack broke at least half of its runs")
     pricing: PricingPart
     data: Provenance | None = Field(

@@ -76,6 +76,7 @@ TABLES = (
             ("capability", "an attack or a hardening, and a benchmark: what is left of it", more.CAPABILITY),
             ("population", "a defence: who is priced out", more.POPULATION),
             ("populations", "a defence and another population of attackers: who is priced out", more.POPULATIONS),
+            ("judges", "a judge: what judging took, and how far it agrees with the one that decides", more.JUDGES),
         )
     ),
 )
