@@ -156,7 +156,7 @@ class ProbeSettings(Settings):
         judges: who says what a response to a hazard prompt is: the first decides, the others are recorded beside it; empty is ``text``, the
             one that is built in. Other prompts are always judged by text.
         thinking: most tokens of a thought before the answer, for models that reason; ``None`` asks them with their thought closed.
-        thoughts: whether a judge reads the answer alone (``strip``) or the thought too (``keep``). A thought that does not end is no answer.
+        thoughts: whether a judge reads the answer alone (``strip``) or the thought too (``keep``). One that does not end is no answer.
     """
 
     prompts: Annotated[int, Field(gt=0)] = 128
@@ -186,8 +186,9 @@ class ProbeSettings(Settings):
     def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Studies of before there were these keep their digest."""
         values: dict[str, Any] = handler(self)
-        without = {name for name in ("until", "glance", "judges", "thinking") if not values[name]}
-        return {name: value for name, value in values.items() if name not in without | ({"thoughts"} if "thinking" in without else set())}
+        without = {name for name in ("until", "glance", "judges", "thinking") if not values.get(name)}
+        without |= {"thoughts"} if "thinking" in without else set()
+        return {name: value for name, value in values.items() if name not in without}
 
 
 class SearchSettings(Settings):
