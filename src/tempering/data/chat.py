@@ -84,11 +84,18 @@ class ChatFormat:
         template: the Jinja chat template in use.
         system: the system prompt that the model is deployed with, of every example that brings none; ``None`` for none.
         pad_id: token id for padding; always masked, so any will do where the tokenizer names none.
-        end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence.
+        end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence and what the model's
+            generation settings name (Llama 3 has ``<|eom_id|>`` too).
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, system: str | None = None, *, thinks: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None = None,
+        system: str | None = None,
+        *,
+        ends: Sequence[int] = (),
+        thinks: bool = False,
     ) -> None:
         """Read the template and find out what it writes around an answer.
 
@@ -96,6 +103,7 @@ class ChatFormat:
             tokenizer: the model's tokenizer.
             template: a Jinja chat template that replaces the tokenizer's own.
             system: the system prompt that the model is deployed with.
+            ends: further token ids that end a response, which the model's generation settings name.
             thinks: leave it to the model whether it thinks before it answers, in place of closing its thought for it.
 
         Raises:
@@ -105,6 +113,7 @@ class ChatFormat:
         self.template = _template_of(tokenizer) if template is None else template
         self.system = system
         self._thinks = thinks
+        self._ends = tuple(ends)
         self._template_to_render = (_FIXED_DATE if "strftime_now" in self.template else "") + self.template
         self._content_in_parts = False
         self._known_ids: dict[str, list[int]] = {}
@@ -117,9 +126,9 @@ class ChatFormat:
                 "the chat template ends an answer with no token of its own, and the tokenizer has no end-of-sequence token",
                 "give a template that ends a turn: --chat-template FILE",
             )
-        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(int(token) for token in (self._end_token, eos) if token is not None))
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(int(token) for token in (self._end_token, eos, *ends) if token is not None))
         pad = tokenizer.pad_token_id
-        self.pad_id: int = int(pad if pad is not None else self.end_ids[-1])
+        self.pad_id: int = int(pad if pad is not None else self.end_ids[0] if eos is None else eos)
 
     def prompt_text(self, example: Example, earlier: Sequence[Exchange] = ()) -> str:
         """The rendered conversation up to where the answer starts; the answer itself is not looked at.
@@ -221,7 +230,7 @@ class ChatFormat:
     @cached_property
     def thinking(self) -> ChatFormat:
         """The same format for a model that may think before it answers."""
-        return ChatFormat(self.tokenizer, self.template, self.system, thinks=True)
+        return ChatFormat(self.tokenizer, self.template, self.system, ends=self._ends, thinks=True)
 
     @cached_property
     def opened(self) -> Marker | None:

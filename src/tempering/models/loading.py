@@ -104,7 +104,7 @@ def load(
     loaded = _load(reference, options, trail=())
     model, tokenizer = loaded.model, loaded.tokenizer
     _check_vocabulary(model, tokenizer, reference)
-    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system)
+    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system, _ends(model))
     tokenizer.chat_template = chat.template  # so that saving the target keeps the template it was measured with
     model = _move(model, place, reference) if quantization is None else model
     model.eval()
@@ -218,11 +218,22 @@ def _read_template(path: Path | None) -> str | None:
     return text
 
 
-def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None) -> ChatFormat:
+def _chat_format(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None, ends: list[int]
+) -> ChatFormat:
     own = tokenizer.chat_template
     if template is None and not (own.get("default") if isinstance(own, dict) else own):
         raise UnusableModel(f"{reference} has no chat template", "give one: --chat-template FILE")
-    return ChatFormat(tokenizer, template, system)
+    return ChatFormat(tokenizer, template, system, ends=ends)
+
+
+def _ends(model: PreTrainedModel) -> list[int]:
+    """Token ids that the model's generation settings end a response at, as far as the model has them."""
+    settings = getattr(model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    ids = named if isinstance(named, (list, tuple)) else [] if named is None else [named]
+    embedding: Any = model.get_input_embeddings()
+    return [int(token) for token in ids if 0 <= int(token) < len(embedding.weight)]
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
