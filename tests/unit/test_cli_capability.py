@@ -1,4 +1,5 @@
-"""An audit with a benchmark, as a user gives it: a worker's process, streams, caches, tables, summary, page, and the run as Inspect logs."""
+"""An audit with a benchmark, as a user gives it: a worker's process, streams, caches, tables, summary,
+page, and the run as Inspect logs."""
 
 from __future__ import annotations
 
