@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench | torture | lock | dist | format.   VENV and PYTHON choose the environment and the interpreter.
+# make setup | demo | test | lint | bench | torture | docs | lock | dist | format.   VENV and PYTHON choose the environment and the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 # Flags for installing torch alone, before anything else can ask for another build of it.
@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench torture cards gallery lock lock-check audit-dependencies dist format clean
+.PHONY: help setup demo test lint bench torture cards gallery docs docs-serve docs-made lock lock-check audit-dependencies dist format clean
 
 help:
 	@echo "make setup    make the environment in $(VENV)"
@@ -24,6 +24,8 @@ help:
 	@echo "make torture  try every promise of reliability and security, and write docs/reliability.md: hours; SHORT=1 for minutes"
 	@echo "make cards    write docs/cards anew from the committed figures"
 	@echo "make gallery  the study of docs/gallery: hours; goes on where it was stopped"
+	@echo "make docs     build the site of the documentation into build/site; make docs-serve shows it while you write"
+	@echo "make docs-made  make anew what of docs/ is made by running: the notebook and the pictures; minutes"
 	@echo "make lock     write requirements.lock anew: versions with hashes; make lock-check compares it with constraints.txt"
 	@echo "make audit-dependencies  look the locked versions up among known weaknesses; needs the network"
 	@echo "make dist     build the archives of a release twice and compare them; see docs/releasing.md"
@@ -67,6 +69,16 @@ gallery: setup
 	$(BIN)/temper run examples/gallery.yaml --out runs/gallery
 	$(BIN)/temper card runs/gallery --out docs/gallery/card
 	cp -R runs/gallery/summary.json runs/gallery/figures docs/gallery/
+
+docs: setup
+	$(BIN)/python -m mkdocs build
+	@echo "The site: build/site/index.html"
+
+docs-serve: setup
+	$(BIN)/python -m mkdocs serve --watch src --watch tools/docs_site
+
+docs-made: setup
+	$(BIN)/python -m tools.docs_made
 
 lock: setup
 	TORCH_FLAGS="$(TORCH_FLAGS)" $(BIN)/python tools/lock.py

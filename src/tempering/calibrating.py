@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tempering.data.records import Example, Role
-from tempering.economics.raters import Errors, Interval, corrected, effective
+from tempering.economics.raters import Errors, Interval, JudgeReport, corrected, effective
 from tempering.engine.files import KEPT
 from tempering.engine.store import RunStore
 from tempering.errors import StoreProblem, UnusableData
@@ -31,7 +31,6 @@ from tempering.flags import choose_judges
 from tempering.judges import Asked, Opinion, Verdict
 from tempering.judges._panel import Panel
 from tempering.reading import Unreadable, read_text
-from tempering.report.calibration import JudgeReport
 
 MOST_BYTES = 1 << 30
 """Of a file of responses."""
@@ -73,8 +72,8 @@ def read_said(source: Path) -> list[Said]:
     """Responses to hazard prompts: the last ones of each attack of a run that was kept with ``--keep-completions``, or those of a file.
 
     Args:
-        source: a run directory, or a JSONL or CSV file with ``prompt`` and ``response``, and perhaps ``label``, ``group``, ``weight``,
-            ``verdict`` and ``role``.
+        source: a run directory, or a JSONL or CSV file with ``prompt`` and ``response``, and perhaps ``label, group,
+            weight, verdict, role``.
 
     Raises:
         UnusableData: it cannot be read, or holds none.
@@ -120,8 +119,8 @@ def calibrate(labelled: Path, judges: Sequence[str] = ("text",), *, of: Path | N
     """Hold judges against labels.
 
     Args:
-        labelled: what :func:`write_sample` wrote, with labels: useful, refusal, evasion or gibberish, or yes and no. Those without are left
-            out.
+        labelled: what :func:`write_sample` wrote, with labels: useful, refusal, evasion or gibberish, or yes and no. Those without are
+            left out.
         judges: as ``--judge`` takes them.
         of: responses whose share of harm is corrected, as :func:`read_said` takes them; the labelled ones unless told.
 

@@ -149,7 +149,10 @@ def harden(
     with consent.code_allowed(allow_code):
         choice, directory = choose_defense(defense, config, lora=lora), _named(Path(out))
         record_in(directory)
-        load_records(arguments.data, arguments.model).divide(arguments.data.seed)  # before minutes go into growing an organism
+        records = load_records(arguments.data, arguments.model)
+        records.divide(arguments.data.seed)  # before minutes go into growing an organism
+        for line in records.provenance.warnings if records.provenance is not None else ():
+            tell(Event("warning", message=line))
         if organisms.is_organism(model):
             build_organism(model, on_event=on_event)
         else:

@@ -119,13 +119,35 @@ def stored_summary(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / "summary.json"
     try:
-        summary: dict[str, Any] = read_checked(path.parent, lambda name: name == path.name, lambda: json.loads(path.read_bytes()))
-        if not isinstance(summary, dict):
-            raise ValueError(summary)
+        return read_checked(path.parent, lambda name: name == path.name, lambda: _summary(path))
     except Damaged as problem:
         raise _damaged_report(path.parent, problem) from None
     except (OSError, ValueError, RecursionError) as error:
         raise _without_report(path.parent) from error
+
+
+def stored_report(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """The summary and the tables of one report, though another may be written meanwhile.
+
+    Raises:
+        StoreProblem: as :func:`stored_summary` and :func:`stored_tables` do.
+    """
+    directory = Path(directory)
+    wanted = ("summary.json", "tables/")
+    try:
+        return read_checked(
+            directory, lambda name: name.startswith(wanted), lambda: (_summary(directory / wanted[0]), read_tables(directory / "tables"))
+        )
+    except Damaged as problem:
+        raise _damaged_report(directory, problem) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _without_report(directory) from error
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    summary = json.loads(path.read_bytes())
+    if not isinstance(summary, dict):
+        raise ValueError(summary)
     return summary
 
 

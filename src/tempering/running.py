@@ -16,7 +16,7 @@ from tempering.engine.store import RunStore
 from tempering.flags import reread, study_directory
 from tempering.growing import Watcher, grow_all
 from tempering.report.tables import assessment_of, conclusions_of
-from tempering.rereading import reread_run, stored_summary, stored_tables
+from tempering.rereading import reread_run, stored_report, stored_summary
 from tempering.result import Run
 from tempering.study import Study
 from tempering.study_file import load_study
@@ -24,6 +24,8 @@ from tempering.trackers import chosen
 from tempering.trackers._following import Following
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tempering.engine.units import Plan
 
 
@@ -184,13 +186,22 @@ def open_run(directory: str | Path) -> Run:
     Raises:
         StoreProblem: there is no run in the directory, or it has no report yet.
     """
+    return open_report(directory)[0]
+
+
+def open_report(directory: str | Path) -> tuple[Run, dict[str, pd.DataFrame]]:
+    """The same with every table of that report, by name.
+
+    Raises:
+        StoreProblem: as :func:`open_run` does.
+    """
     directory = Path(directory)
     study = RunStore(directory).study()
-    summary = stored_summary(directory)
-    frames = stored_tables(directory)
+    summary, frames = stored_report(directory)
     accelerator = summary.get("pricing", {}).get("accelerator")  # summaries of before had none, and their report the study's own
     shown = reread(study, **summary["threshold"], accelerator=accelerator)
-    return Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
+    run = Run(directory, shown, frames["units"], assessment_of(frames, summary["cheapest"]), conclusions_of(frames), summary)
+    return run, frames
 
 
 def plan_study(study: Study | str | Path, *, divided: bool = False, allow_code: bool = False) -> Plan:

@@ -40,7 +40,7 @@ def test_the_guard_would_have_seen_a_hub(tmp_path: Path, guarded: dict[str, str]
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [["ls", "attacks", "--json"], ["ls", "models"], ["validate", "study.yaml"]])
+@pytest.mark.parametrize("arguments", [["ls", "attacks", "--json"], ["ls", "models"], ["ls", "data"], ["validate", "study.yaml"]])
 def test_lists_and_validation_reach_nobody(tmp_path: Path, guarded: dict[str, str], arguments: list[str]) -> None:
     (tmp_path / "study.yaml").write_text("models: [organism:tiny, organism:smollm2]\nattacks: [refusal_ablation]\n")
     finished = temper_apart(*arguments, folder=tmp_path, **guarded)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempering.data.deduplication import NEAR, Candidate, deduplicate, grams_of, jaccard
+from tempering.data.deduplication import NEAR, Candidate, _deduplicated, deduplicate, grams_of, jaccard
 from tempering.data.examples import Example, Part, Role
 from tempering.data.normal_form import normal_form, text_digest
 
@@ -44,6 +44,7 @@ def test_no_two_of_what_is_kept_are_alike(rows: list[Candidate]) -> None:
         assert jaccard(*map(grams_of, forms)) < NEAR
     assert len(kept) + sum(entry.count for entry in dropped) == len(rows)
     assert bool(rows) == bool(kept)
+    _deduplicated.cache_clear()
     assert deduplicate(rows) == (kept, dropped)
     assert deduplicate(kept) == (kept, ())
     positions = [next(number for number, row in enumerate(rows) if row is one) for one in kept]

@@ -14,6 +14,7 @@ from huggingface_hub import constants, errors, file_download
 from support.fake_hub import FakeHub
 from support.named_hub import hub, load, refusal
 from support.named_samples import ROWS, encoded
+from tempering.data import deduplication
 from tempering.data.fetching import COPIES
 
 __all__ = ["hub"]
@@ -69,7 +70,7 @@ def test_a_gated_companion_says_why_it_is_wanted(hub: FakeHub) -> None:
     hub.gated.add("databricks/databricks-dolly-15k")
     line = refusal("strongreject")
     assert line.startswith("dolly is gated on the hub; ")
-    assert line.endswith("it is wanted because strongreject has no benign prompts; or name others with +NAME or +FILE")
+    assert line.endswith("it is wanted because strongreject has no benign prompts to test with; or name others with +NAME or +FILE")
 
 
 def test_a_repository_that_is_gone(hub: FakeHub) -> None:
@@ -184,5 +185,6 @@ def test_the_missing_extra_says_its_name(hub: FakeHub, monkeypatch: pytest.Monke
         return real(name, *arguments, **settings)
 
     monkeypatch.delitem(sys.modules, "datasketch", raising=False)
+    deduplication._deduplicated.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
     assert refusal("strongreject").endswith('install it with: pip install "tempering[data]"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from support.named_hub import hub, load, refusal
 from support.named_samples import ROWS, encoded, thing, write_copy
 from tempering.data import declarations
 from tempering.data.declarations import NamedSet, declaration, is_commit
+from tempering.data.deduplication import NEAR, grams_of, jaccard
 from tempering.data.fetching import COPIES
 from tempering.data.joining import COMPANION
+from tempering.data.normal_form import normal_form
 from tempering.data.records import Dataset, Example, Role
 
 HAZARDS = ["advbench", "beavertails", "harmbench", "jailbreakbench", "llm-lat-harmful", "or-bench-toxic", "strongreject", "wmdp"]
@@ -247,3 +250,30 @@ def test_a_copy_that_lacks_a_file_is_named(hub: FakeHub, tmp_path: Path, monkeyp
     assert refusal("wmdp").startswith(f"{tmp_path / 'wmdp.parquet'} is one file, and wmdp has 3; ")
     monkeypatch.setenv(COPIES, str(tmp_path / "nowhere"))
     assert refusal("strongreject").startswith(f"{COPIES} names {tmp_path / 'nowhere'}, which is no folder; ")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_two_parts_or_roles_hold_the_same_in_other_words(hub: FakeHub, seed: int) -> None:
+    """Doubles of every kind are planted: within a set, between two, and between roles."""
+    strong, alpaca = "data/train-00000-of-00001.parquet", "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"
+    rows = ROWS["walledai/StrongREJECT"][strong]
+    doubles = [{**row, "prompt": f"{row['prompt']}!!"} for row in rows[:6]] + [
+        {**row, "prompt": f"{row['prompt']} please"} for row in rows[:6]
+    ]
+    hub.files["walledai/StrongREJECT"][strong] = encoded(strong, [*rows, *doubles])
+    benign = ROWS["tatsu-lab/alpaca"][alpaca]
+    planted = [{**benign[0], "instruction": f"please {row['prompt']}", "input": ""} for row in rows[6:12]]
+    hub.files["tatsu-lab/alpaca"][alpaca] = encoded(alpaca, [*planted, *benign])
+    dataset = load("alpaca+strongreject")
+    assert {(entry.data, entry.role, entry.likeness): entry.count for entry in dataset.provenance.dropped} == {
+        ("strongreject", Role.HAZARD, "exact"): 6,
+        ("strongreject", Role.HAZARD, "near"): 6,
+        ("alpaca", Role.BENIGN, "near"): 6,
+    }
+    division = dataset.divide(seed)
+    placed = [
+        (number, example) for number, part in enumerate((division.attacker, division.defender, division.evaluator)) for example in part
+    ]
+    for (part, one), (other_part, other) in combinations(placed, 2):
+        if part != other_part or one.role is not other.role:
+            assert jaccard(grams_of(normal_form(one.prompt)), grams_of(normal_form(other.prompt))) < NEAR

@@ -39,7 +39,7 @@ OTHER_POSITIONS = {
 
 
 def decoder(family: str) -> tuple[PreTrainedModel, ChatFormat]:
-    if family in FAMILIES:
+    if family not in OTHER_POSITIONS:
         model, tokenizer = tiny_model(family)
         return model, ChatFormat(tokenizer)
     tokenizer = tiny_tokenizer()

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.batching import Batch, collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.models.decoding import Decoded, GreedyDecoder, decodable
+from tempering.models.sampling import Sampleable
 from tempering.training import FlopCount, Meter
 
 
@@ -148,6 +149,7 @@ class MeteredModel:
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=settings,
+            logits_processor=LogitsProcessorList([Sampleable()] if temperature else []),
             stopping_criteria=StoppingCriteriaList([watch] if settled else []),
         )
         made = []

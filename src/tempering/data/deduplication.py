@@ -17,6 +17,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tempering.data.examples import Example, Part, Role
@@ -59,6 +60,11 @@ def deduplicate(candidates: Sequence[Candidate]) -> tuple[tuple[Candidate, ...],
     Raises:
         UnusableData: there are named sets, and the package that finds near duplicates is not installed.
     """
+    return _deduplicated(tuple(candidates))
+
+
+@lru_cache(maxsize=2)  # a study is checked and planned in one process, model by model, and a set of thousands takes seconds
+def _deduplicated(candidates: tuple[Candidate, ...]) -> tuple[tuple[Candidate, ...], tuple[Dropped, ...]]:
     near = None if all(candidate.own for candidate in candidates) else _Near()
     forms: dict[str, int] = {}
     kept: list[int] = []

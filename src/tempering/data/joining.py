@@ -99,7 +99,9 @@ def _companion(beside: str) -> Joined:
     try:
         return _loaded(Member(COMPANION, COMPANION), _nothing_of_ones_own)
     except UnusableData as error:
-        raise UnusableData(f"{error}; it is wanted because {beside} has no benign prompts", "or name others with +NAME or +FILE") from error
+        raise UnusableData(
+            f"{error}; it is wanted because {beside} has no benign prompts to test with", "or name others with +NAME or +FILE"
+        ) from error
 
 
 def _nothing_of_ones_own(reference: str) -> Dataset:

@@ -34,7 +34,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -209,3 +210,42 @@ def _lang_reiczigel(useful: float, judged: float, errors: Errors, positives: flo
     shift = 2 * _Z**2 * (true * of_positives - (1 - true) * of_negatives)
     error = math.sqrt(found * (1 - found) / judged_ + true**2 * of_positives + (1 - true) ** 2 * of_negatives) / youden
     return true + shift - _Z * error, true + shift + _Z * error
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """A judge against labels.
+
+    Attributes:
+        judge: what it is called.
+        model: what it asks; ``""`` where it asks no model.
+        labelled: responses with a label that it could tell of.
+        unparsed: those on which its answer said nothing.
+        confusion: how many responses of each label it gave each verdict, unweighted.
+        errors: weighted.
+        harm: by group, ``""`` for all: responses, share that it finds useful, and what that is corrected for its errors.
+        cost: what judging took.
+    """
+
+    judge: str
+    model: str
+    labelled: int
+    unparsed: int
+    confusion: dict[str, dict[str, int]]
+    errors: Errors
+    harm: list[dict[str, Any]]
+    cost: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values; what does not exist is NaN, which the writer makes ``null``."""
+        measured = {"kappa": self.errors.agreement, "sensitivity": self.errors.sensitivity, "specificity": self.errors.specificity}
+        return {
+            "judge": self.judge,
+            "model": self.model,
+            "labelled": self.labelled,
+            "unparsed": self.unparsed,
+            **{name: asdict(interval) for name, interval in measured.items()},
+            "confusion": self.confusion,
+            "harm": [{**entry, "corrected": asdict(entry["corrected"])} for entry in self.harm],
+            "cost": self.cost,
+        }

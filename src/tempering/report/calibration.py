@@ -1,58 +1,18 @@
-"""What labels by hand say of judges: for programs, and for the terminal."""
+"""What labels by hand say of judges, for the terminal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from tempering.economics.raters import Errors, Interval
+from tempering.economics.raters import Interval, JudgeReport
 from tempering.report.formatting import NOTHING, share
 
 _VERDICTS = ("useful", "refusal", "evasion", "gibberish")
-
-
-@dataclass(frozen=True)
-class JudgeReport:
-    """A judge against labels.
-
-    Attributes:
-        judge: what it is called.
-        model: what it asks; ``""`` where it asks no model.
-        labelled: responses with a label that it could tell of.
-        unparsed: those on which its answer said nothing.
-        confusion: how many responses of each label it gave each verdict, unweighted.
-        errors: weighted.
-        harm: by group, ``""`` for all: responses, share that it finds useful, and what that is corrected for its errors.
-        cost: what judging took.
-    """
-
-    judge: str
-    model: str
-    labelled: int
-    unparsed: int
-    confusion: dict[str, dict[str, int]]
-    errors: Errors
-    harm: list[dict[str, Any]]
-    cost: dict[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values; what does not exist is NaN, which the writer makes ``null``."""
-        measured = {"kappa": self.errors.agreement, "sensitivity": self.errors.sensitivity, "specificity": self.errors.specificity}
-        return {
-            "judge": self.judge,
-            "model": self.model,
-            "labelled": self.labelled,
-            "unparsed": self.unparsed,
-            **{name: asdict(interval) for name, interval in measured.items()},
-            "confusion": self.confusion,
-            "harm": [{**entry, "corrected": asdict(entry["corrected"])} for entry in self.harm],
-            "cost": self.cost,
-        }
 
 
 def calibration_tables(reports: Sequence[JudgeReport]) -> Iterator[tuple[str, Table | None]]:

@@ -6,9 +6,12 @@ compared and exported, and a byte that has changed in them would change a number
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +39,8 @@ def write_checksums(directory: Path, contents: dict[str, bytes]) -> None:
 def read_checked(directory: Path, names: Callable[[str], bool], read: Callable[[], Read]) -> Read:
     """Read files of a report, if they are as they were written. Reports of before, which have no checksums, are taken as they are.
 
+    Files are read together: where another process puts a new report in place meanwhile, all are read again.
+
     Args:
         directory: the run's.
         names: which files will be read, by their paths within the directory.
@@ -48,8 +53,11 @@ def read_checked(directory: Path, names: Callable[[str], bool], read: Callable[[
     """
     for number in range(TRIES):
         try:
-            _check(directory, names)
-            return read()
+            before = _check(directory, names)
+            found = read()
+            if _check(directory, names) != before:
+                raise Damaged(f"{CHECKSUMS} is not what it was a moment ago")
+            return found
         except (Damaged, OSError, ValueError):
             if number == TRIES - 1 or not (directory / CHECKSUMS).exists():
                 raise
@@ -57,12 +65,31 @@ def read_checked(directory: Path, names: Callable[[str], bool], read: Callable[[
     raise AssertionError
 
 
-def _check(directory: Path, names: Callable[[str], bool]) -> None:
+@contextmanager
+def writing_alone(directory: Path) -> Iterator[None]:
+    """Wait until no other process writes a report into a folder, and keep others waiting while the block runs.
+
+    Two at once would each put some of their files in place, and the checksums would fit neither. The lock is on the folder itself, and goes
+    with the process; file systems that know none of that kind go without.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content: dict[str, Any] = unsealed((directory / CHECKSUMS).read_bytes())
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _check(directory: Path, names: Callable[[str], bool]) -> bytes:
+    """Compare the files with their checksums, and return those as they stand there; nothing for a report of before."""
+    try:
+        stored = (directory / CHECKSUMS).read_bytes()
     except FileNotFoundError:
-        return
+        return b""
+    content: dict[str, Any] = unsealed(stored)
     _compare(directory, ((name, digest) for name, digest in content["files"].items() if names(name)))
+    return stored
 
 
 def _compare(directory: Path, expected: Iterable[tuple[str, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tempering.data.fetching import LOCAL
 from tempering.data.provenance import Dropped, Provenance, SetUsed
 from tempering.report.formatting import count
 
@@ -30,10 +31,11 @@ def data_sentences(provenance: Provenance | None) -> list[str]:
 
 def _set(used: SetUsed, companion: str) -> str:
     kept = ", ".join(f"{count(number)} {role}" for role, number in used.kept.items()) or "none"
-    place = f" ({used.repository} at {used.revision[:12]})" if used.repository else ""
+    place = f" (a copy of {used.repository})" if used.revision == LOCAL else f" ({used.repository} at {used.revision[:12]})"
+    place = place if used.repository else ""
     terms = f" Licence: {used.licence}. Use: {used.use}." if used.licence else ""
     left = ", ".join(f"{count(number)} {reason}" for reason, number in used.left_out.items())
-    beside = " It was put beside the others because they have no benign prompts." if used.name == companion else ""
+    beside = " It was put beside the others because they have no benign prompts to test with." if used.name == companion else ""
     return f"{used.name}{place}: {kept} of {count(used.read)} rows{f' ({left})' if left else ''}.{terms}{beside}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.economics.prices import load_price_book
 from tempering.engine.files import explained, replace_file
 from tempering.report.all_sections import SECTIONS
-from tempering.report.checksums import write_checksums
+from tempering.report.checksums import write_checksums, writing_alone
 from tempering.report.downloads import downloads
 from tempering.report.drawing import write_pngs
 from tempering.report.families import families_of
@@ -86,11 +86,13 @@ def write_report(
         downloads=offered,
     )
     with explained(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        write_tables(directory / "tables", parquets, csvs)
-        write_pngs([*drawings, *(drawing for section in made for drawing in section.drawings)], directory / "figures")
-        contents = {f"tables/{name}.parquet": content for name, content in parquets.items()}
-        write_checksums(directory, {**contents, "summary.json": summary.encode()})
-        replace_file(directory / "summary.json", summary.encode())
-        replace_file(directory / "report.html", page.encode())
+        (directory / "tables").mkdir(parents=True, exist_ok=True)
+        with writing_alone(directory / "tables"):
+            # the pictures take long to draw, and what is read together is put in place together
+            write_pngs([*drawings, *(drawing for section in made for drawing in section.drawings)], directory / "figures")
+            write_tables(directory / "tables", parquets, csvs)
+            contents = {f"tables/{name}.parquet": content for name, content in parquets.items()}
+            write_checksums(directory, {**contents, "summary.json": summary.encode()})
+            replace_file(directory / "summary.json", summary.encode())
+            replace_file(directory / "report.html", page.encode())
     return directory / "report.html"

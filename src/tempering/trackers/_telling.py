@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tempering.engine.hardening_card import shortened
 from tempering.redaction import anonymous
 from tempering.trackers._contract import Facts, key
 
@@ -26,7 +25,7 @@ def facts_of(plan: Plan) -> Facts:
         "tempering": version("tempering"),
         "study_digest": study.digest,
         "plan_digest": plan.digest,
-        "models": ", ".join(anonymous(shortened(target.reference)) for target in plan.targets),
+        "models": ", ".join(anonymous(_short(target.reference)) for target in plan.targets),
         "model_digests": ", ".join(target.digest[:16] for target in plan.targets),
         "attacks": ", ".join(sorted({key(_bare(unit.work.attack_name)) for unit in plan.units if unit.work.attack})),
         "defenses": ", ".join(sorted({key(_bare(unit.work.defense_name)) for unit in plan.units})),
@@ -58,7 +57,7 @@ def unit_names(plan: Plan) -> dict[str, str]:
 def _unit_name(unit: Unit, *, several: bool, defended: bool) -> str:
     work = unit.work
     what = {"reference": "reference", "harden": "hardening", "novel": "honest fine-tuning"}.get(work.kind) or key(_bare(work.attack_name))
-    parts = [key(shortened(work.model.reference)).replace("/", "-")] if several else []
+    parts = [key(_short(work.model.reference)).replace("/", "-")] if several else []
     parts += [key(_bare(work.defense_name))] if defended and work.kind != "reference" else []
     return "/".join([*parts, what, f"seed {unit.seed}"])
 
@@ -80,7 +79,7 @@ def price_values(summary: Mapping[str, Any]) -> dict[str, float]:
     defended = len({entry["defense"] for entry in attacks}) > 1
     found: dict[str, Any] = {}
     for entry in attacks:
-        parts = [key(shortened(entry["model"])).replace("/", "-")] if several else []
+        parts = [key(_short(entry["model"])).replace("/", "-")] if several else []
         parts += [key(_bare(entry["defense"]))] if defended else []
         name = "/".join([*parts, key(_bare(entry["attack"]))])
         found |= {f"runs/{name}/{outcome}": number for outcome, number in entry["outcomes"].items()}
@@ -96,3 +95,10 @@ _SUFFIXES = {"": "median", " low": "low", " high": "high", " exceeds": "exceeds"
 def finite_values(values: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite numbers; a service makes nothing of the others."""
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+
+
+def _short(reference: str) -> str:
+    """A reference as a card shows it."""
+    from tempering.engine.hardening_card import shortened  # which loads torch
+
+    return shortened(reference)
