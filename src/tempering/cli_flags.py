@@ -34,6 +34,7 @@ from tempering.cli_options import (
     PromptsOption,
     SearchOption,
     SlurmOption,
+    SystemOption,
     TauOption,
     TemplateOption,
     ThreatModelOption,
@@ -61,6 +62,7 @@ class Loading(Flags):
     dtype: DtypeOption = None
     device: DeviceOption = None
     chat_template: TemplateOption = None
+    system: SystemOption = None
     trust_remote_code: TrustOption = False
 
 
