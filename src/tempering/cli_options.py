@@ -126,6 +126,10 @@ JudgesOption = Annotated[
     list[str] | None,
     option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
 ]
+EvaluatorsOption = Annotated[
+    list[str] | None,
+    option("--evaluator", "NAME:k=v,…", "A benchmark besides: lm-eval:tasks=mmlu, inspect:task=file.py@task; may be repeated.", ASKED),
+]
 BudgetOption = Annotated[
     str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)
 ]
@@ -147,6 +151,7 @@ def show(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(run.summary)
         return
+    from tempering.report.capability_section import capability_lines
     from tempering.report.terminal import result_table, sentence
 
     console = output_console()
@@ -154,6 +159,8 @@ def show(run: Run, as_json: bool) -> None:
     console.print(result_table(run.assessment, width=console.width))
     console.print()
     print_text(sentence(run.assessment))
+    for line in capability_lines(run.conclusions.capability):
+        print_text(line)
     for entry in run.summary.get("defenses_not_tried", ()):
         print_text(f"Not compared: {entry['defense']} on {entry['model']} {entry['reason']}.")
     print_text(f"Report: {run.report_path}")

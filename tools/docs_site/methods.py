@@ -44,6 +44,18 @@ def index_page(kind: str) -> str:
     return "\n".join([*head, *rows, ""])
 
 
+def by_threat_model() -> str:
+    """Which attacks run under which threat model, as a table."""
+    rows = []
+    for name in registry.own_names("attacks"):
+        needs = registry.get("attacks", name).needs
+        if name != "chain":
+            cells = ["yes" if needs <= allows else f"no: {_listed(needs - allows)}" for allows in THREAT_MODELS.values()]
+            rows.append(f"| [{code(name)}]({page_of('attacks', name)}) | {' | '.join(cells)} |")
+    head = ["| attack | " + " | ".join(code(model) for model in THREAT_MODELS) + " |", "| --- " * (len(THREAT_MODELS) + 1) + "|"]
+    return "\n".join([*head, *rows])
+
+
 def method_page(kind: str, name: str) -> str:
     """One method's page: what its docstring says, what it needs, its settings, how it is called."""
     method = registry.get(kind, name)

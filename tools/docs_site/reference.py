@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import tempering
 
+COMMANDS = ("run_study", "resume", "make_report", "plan_study", "validate_study", "list_methods")
+"""What ``tempering.api`` has for commands that no public name of the package stands for."""
+
 CONTRACTS = {
     "Attacks": ("tempering.attacks", ("Attack", "FineTuningAttack", "Checkpoint", "AttackEnded")),
     "Defences": ("tempering.defenses", ("Defense", "Material")),
@@ -33,7 +36,9 @@ def _public() -> str:
         "# Python",
         "Everything that the command line does, `import tempering` does too. What is not on this page may change without notice.",
     ]
-    return "\n\n".join([*parts, *(_directive(f"tempering.{name}", 2) for name in public_names())]) + "\n"
+    parts += [_directive(f"tempering.{name}", 2) for name in public_names()]
+    parts += ["## Studies and runs", f"    from tempering.api import {', '.join(COMMANDS)}"]
+    return "\n\n".join([*parts, *(_directive(f"tempering.api.{name}", 3) for name in COMMANDS)]) + "\n"
 
 
 def _contracts() -> str:
