@@ -76,6 +76,7 @@ def audit(
     dtype: Dtype | None = None,
     device: str | None = None,
     chat_template: str | Path | None = None,
+    system: str | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
     judges: str | Iterable[str | dict[str, Any]] = "text",
@@ -106,6 +107,7 @@ def audit(
         dtype: type of the weights; the checkpoint's own unless told.
         device: ``cpu``, ``cuda``, ``cuda:1``; an accelerator where there is one unless told.
         chat_template: a file with a Jinja chat template, for a model that comes without.
+        system: the system prompt that the model is deployed with, or a file that holds it.
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role in a probe, at most.
         judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
@@ -142,6 +144,7 @@ def audit(
         dtype=dtype,
         device=device,
         chat_template=chat_template,
+        system=system,
         trust_remote_code=trust_remote_code,
         prompts=prompts,
         judges=judges,

@@ -35,6 +35,7 @@ from tempering.cli_options import (
     PromptsOption,
     SearchOption,
     SlurmOption,
+    SystemOption,
     TauOption,
     TemplateOption,
     ThreatModelOption,
@@ -62,6 +63,7 @@ class Loading(Flags):
     dtype: DtypeOption = None
     device: DeviceOption = None
     chat_template: TemplateOption = None
+    system: SystemOption = None
     trust_remote_code: TrustOption = False
 
 

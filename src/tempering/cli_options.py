@@ -115,6 +115,7 @@ SearchOption = Annotated[int | None, option("--search", "N", "Settings that an a
 DtypeOption = Annotated[str | None, option("--dtype", "TYPE", "float32, bfloat16 or float16; the checkpoint's own unless told.", MODEL)]
 DeviceOption = Annotated[str | None, option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.", MODEL)]
 TemplateOption = Annotated[Path | None, option("--chat-template", "FILE", "Jinja chat template, for a model without.", MODEL)]
+SystemOption = Annotated[str | None, option("--system", "TEXT|FILE", "The system prompt that the model is deployed with.", MODEL)]
 UnguardedOption = Annotated[str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.", MODEL)]
 BaseOption = Annotated[str | None, option("--base", "REF", "The published model that this one was made from.", MODEL)]
 TrustOption = Annotated[bool, option("--trust-remote-code", "", "Run code that ships with this model.", CONSENT)]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tempering import consent, organisms, registry
 from tempering.errors import InvalidStudy
 from tempering.judge_choice import JudgeChoice
+from tempering.model_choice import system_prompt
 from tempering.reading import exists, expanded
 from tempering.short_forms import parse_settings
 from tempering.study import Budget, MethodChoice, SearchSettings, Study
@@ -52,6 +53,7 @@ def make_study(
     dtype: str | None = None,
     device: str | None = None,
     chat_template: str | Path | None = None,
+    system: str | None = None,
     trust_remote_code: bool = False,
     prompts: int = 128,
     judges: str | Iterable[str | dict[str, Any]] | None = None,
@@ -80,6 +82,7 @@ def make_study(
                 "dtype": dtype,
                 "device": device,
                 "chat_template": chat_template,
+                "system": system_prompt(system),
                 "trust_remote_code": trust_remote_code,
             }
         ],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from tempering.reading import Unreadable, expanded, read_text
+from tempering.reading import Unreadable, exists, expanded, read_text
 from tempering.settings import Settings
 
 SYSTEM_BYTES = 1 << 18
@@ -79,6 +79,13 @@ class ModelChoice(Settings):
     def deployment(self) -> dict[str, Any]:
         """What of the way it is deployed decides results beside its weights and template; empty where it is deployed plainly."""
         return {"system": self.system} if self.system is not None else {}
+
+
+def system_prompt(text: str | None) -> str | dict[str, str] | None:
+    """What a user gives as a system prompt on a command line: the name of a file that is there, or the prompt itself."""
+    if text is None or not exists(expanded(text)):
+        return text
+    return {"file": text}
 
 
 def told_apart(models: Iterable[ModelChoice]) -> None:

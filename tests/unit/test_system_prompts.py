@@ -17,6 +17,7 @@ from tempering.engine.plan import make_plan
 from tempering.engine.run import execute
 from tempering.engine.worker import Worker
 from tempering.errors import InvalidStudy
+from tempering.flags import make_study
 from tempering.model_choice import ModelChoice
 from tempering.report.published import Names
 from tempering.study import Study
@@ -144,3 +145,10 @@ def test_a_published_study_tells_no_way_to_a_labelled_model(folder: Path) -> Non
     names = Names.of(study)
     assert [choice.reference for choice in names.study(study).models] == ["guarded", "guarded"]
     assert [choice.title for choice in names.study(study).models] == ["mine", "kind"]
+
+
+def test_a_flag_takes_the_text_or_a_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kind.txt").write_text("Be kind.\n")
+    for given, expected in (("kind.txt", "Be kind."), ("Be terse.", "Be terse."), (None, None), ("x" * 5000, "x" * 5000)):
+        assert make_study("organism:nano", system=given).models[0].system == expected
