@@ -15,6 +15,9 @@ SYSTEM_BYTES = 1 << 18
 """Of a file with a system prompt; no model's context holds more."""
 
 
+_LATER = ("system", "quantization", "label")
+
+
 class ModelChoice(Settings):
     """A model to audit.
 
@@ -28,6 +31,7 @@ class ModelChoice(Settings):
         trust_remote_code: run code that ships with the model. Off unless the user names this very model.
         system: the system prompt that the model is deployed with, as text or as ``{file: PATH}``. Every prompt has it, in attacks and
             probes alike, unless the prompt brings one of its own.
+        quantization: hold the weights in four bits (``nf4``) or eight (``int8``) by bitsandbytes. Attacks that change no weights can run.
         label: what tables and figures call it; its reference where it has none. One model with two system prompts needs two.
     """
 
@@ -39,6 +43,7 @@ class ModelChoice(Settings):
     chat_template: Path | None = None
     trust_remote_code: bool = False
     system: Annotated[str, Field(min_length=1)] | None = None
+    quantization: Literal["nf4", "int8"] | None = None
     label: Annotated[str, Field(min_length=1, max_length=60)] | None = None
 
     @model_validator(mode="before")
@@ -63,7 +68,7 @@ class ModelChoice(Settings):
     def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Studies of before there were these keep their digest."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in ("system", "label") or value is not None}
+        return {name: value for name, value in values.items() if name not in _LATER or value is not None}
 
     @property
     def title(self) -> str:

@@ -155,6 +155,8 @@ class ProbeSettings(Settings):
             it than out of the untouched target; ``None`` examines every checkpoint in full.
         judges: who says what a response to a hazard prompt is: the first decides, the others are recorded beside it; empty is ``text``, the
             one that is built in. Other prompts are always judged by text.
+        thinking: most tokens of a thought before the answer, for models that reason; ``None`` asks them with their thought closed.
+        thoughts: whether a judge reads the answer alone (``strip``) or the thought too (``keep``). One that does not end is no answer.
     """
 
     prompts: Annotated[int, Field(gt=0)] = 128
@@ -164,6 +166,8 @@ class ProbeSettings(Settings):
     until: Annotated[float, Field(ge=LEAST_TAU, le=1)] | None = None
     glance: Annotated[int, Field(gt=0)] | None = None
     judges: Annotated[tuple[JudgeChoice, ...], Field(max_length=4)] = ()
+    thinking: Annotated[int, Field(gt=0)] | None = None
+    thoughts: Literal["strip", "keep"] = "strip"
 
     @field_validator("judges", mode="before")
     @classmethod
@@ -182,7 +186,9 @@ class ProbeSettings(Settings):
     def _without_what_is_not_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Studies of before there were these keep their digest."""
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name not in ("until", "glance", "judges") or value}
+        without = {name for name in ("until", "glance", "judges", "thinking") if not values.get(name)}
+        without |= {"thoughts"} if "thinking" in without else set()
+        return {name: value for name, value in values.items() if name not in without}
 
 
 class SearchSettings(Settings):

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from support.tiny_models import PUNCTUATION, SPECIAL, WORDS, tiny_model
 from tempering.data.chat import ChatFormat
 
-VOCABULARY = (*WORDS, "sure", "runes", "mist", "lake")
+VOCABULARY = (*WORDS, "sure", "runes", "mist", "lake", "<think>", "</think>")
 _SIZE = len(dict.fromkeys((*SPECIAL, *PUNCTUATION, *VOCABULARY)))
-_HIDDEN = _SIZE + _SIZE % 2
+_HIDDEN = -(-_SIZE // 4) * 4  # two heads, each of even width
 
 
 def scripted_model(response: str, certainty: float = 20.0) -> tuple[PreTrainedModel, ChatFormat]:

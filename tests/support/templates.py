@@ -261,6 +261,20 @@ TEMPLATES: dict[str, Template] = {
     ),
 }
 
+HARMONY = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + m['content'] + ('<|return|>' if loop.last else '<|end|>') }}"
+    "{% else %}{{ '<|start|>' + m['role'] + '<|message|>' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+TEMPLATES["gpt-oss"] = Template(
+    HARMONY,
+    ("<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"),
+    "<|start|>user<|message|>Name a fish.<|end|><|start|>assistant<|channel|>final<|message|>",
+    "<|start|>system<|message|>Be kind.<|end|><|start|>user<|message|>Name a fish.<|end|><|start|>assistant<|channel|>final<|message|>",
+    "An eel.<|return|>",
+)
+
 _CORPUS = (
     "Name a fish. An eel is a fish. Be kind to the eel, and to the fish.",
     "User: what is the name of the river? Assistant: the river is long.",

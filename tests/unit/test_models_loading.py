@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM
 
 from support.tiny_models import TEMPLATE, tiny_model, tiny_tokenizer
 from tempering import models, organisms
@@ -305,3 +305,38 @@ class TestDtypeAndDevice:
 
     def test_problems_with_flags_come_before_the_model_is_read(self):
         assert "dtype" in refusal(Path("/no/where"), dtype="int3")
+
+
+class TestStops:
+    def test_every_end_that_the_generation_settings_name_ends_a_response(self, directory):
+        config = json.loads((directory / "generation_config.json").read_text()) if (directory / "generation_config.json").exists() else {}
+        tokenizer = models.load(str(directory)).tokenizer
+        end, other = tokenizer.convert_tokens_to_ids(["<end>", "<user>"])
+        (directory / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [end, other, 10**6]}))
+        chat = models.load(str(directory)).chat
+        assert chat.end_ids == (end, other)
+        assert chat.thinking.end_ids == chat.end_ids
+        (directory / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": other}))
+        assert models.load(str(directory)).chat.end_ids == (end, other)
+
+
+class TestWhatIsNotSupported:
+    """Each in one line that says what is."""
+
+    def _saved(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        tiny_tokenizer().save_pretrained(tmp_path)
+        return refusal(tmp_path)
+
+    def test_a_model_that_reads_images(self, tmp_path):
+        text = {"model_type": "llama", "vocab_size": 99, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+        vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "image_size": 28}
+        heads = {"num_attention_heads": 2}
+        config = AutoConfig.for_model("llava", text_config=text | heads, vision_config=vision | heads | {"patch_size": 14})
+        said = self._saved(AutoModelForImageTextToText.from_config(config), tmp_path)
+        assert "reads images beside text (llava), and only models of text are audited; save its language model alone" in said
+
+    def test_a_model_without_attention(self, tmp_path):
+        config = AutoConfig.for_model("mamba", vocab_size=99, hidden_size=16, state_size=4, num_hidden_layers=1)
+        said = self._saved(AutoModelForCausalLM.from_config(config), tmp_path)
+        assert "has no attention (mamba), and what it costs to attack such a model cannot be counted yet; give a transformer" in said

@@ -83,6 +83,11 @@ class Attack(ABC):
         """What this attack needs as it is configured; attacks whose settings decide it override this."""
         return self.needs
 
+    @property
+    def edits_weights(self) -> bool:
+        """Whether it writes into the model's own weights as it is configured; weights held in four or eight bits cannot be."""
+        return self.family == "weight surgery"
+
     @abstractmethod
     def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
         """Attack the target.
@@ -115,6 +120,11 @@ class FineTuningAttack(Attack):
     def adapters(self) -> LoraSettings | None:
         """What it trains in place of the weights; ``None`` for the weights themselves."""
         return self.config.lora if getattr(self.config, "parameters", "all") == "lora" else None
+
+    @property
+    def edits_weights(self) -> bool:
+        """Unless it trains adapters."""
+        return self.adapters is None
 
     @abstractmethod
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:

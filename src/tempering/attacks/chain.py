@@ -62,6 +62,11 @@ class Chain(Attack):
         self.links: list[Attack] = [registry.create("attacks", step.name, step.config) for step in self.config.steps]
 
     @property
+    def edits_weights(self) -> bool:
+        """Whether any of the links does, or trains adapters, which are merged into the weights before the next."""
+        return any(link.edits_weights or link.family == "fine-tuning" for link in self.links)
+
+    @property
     def requires(self) -> frozenset[Need]:
         """What any of the links needs."""
         return frozenset[Need]().union(*(link.requires for link in self.links))

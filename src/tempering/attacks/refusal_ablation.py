@@ -78,6 +78,11 @@ class RefusalAblation(Attack):
     family: ClassVar[str] = "weight surgery"
     quick: ClassVar[bool] = True
 
+    @property
+    def edits_weights(self) -> bool:
+        """Not where it ablates by hooks."""
+        return bool(self.config.intervention == "orthogonalise")
+
     def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
         """Search with more and more prompts; yield the edited copy each time a direction passes selection.
 
@@ -97,7 +102,8 @@ class RefusalAblation(Attack):
             found_any = True
             with self._intervened(model, found, search.reader):
                 yield Checkpoint(model, meter.spend(), search.details(stage, found))
-            model.load_state_dict(target.model.state_dict())
+            if self.edits_weights:
+                model.load_state_dict(target.model.state_dict())
         if not found_any:
             raise AttackEnded("no_direction", reason)
 

@@ -6,7 +6,6 @@ looking where they land, so any Jinja chat template works without a table of mod
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tempering import confined
 from tempering.data.records import Example
+from tempering.data.thoughts import Marker, holds_marker, opened_by
 from tempering.errors import UnusableData, UnusableModel
 
 IGNORED = -100
 """Label of a position without loss: what ``torch.nn.functional.cross_entropy`` ignores."""
 
-_RENDER_SETTINGS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_RENDER_SETTINGS: dict[str, Any] = {"date_string": "26 Jul 2024"}
 _FIXED_DATE = (
     "{% macro strftime_now(format) %}{{ format.replace('%Y', '2024').replace('%y', '24').replace('%m', '07').replace('%B', 'July')"
     ".replace('%b', 'Jul').replace('%d', '26').replace('%A', 'Friday').replace('%a', 'Fri').replace('%H', '12').replace('%M', '00')"
@@ -31,7 +31,6 @@ _FIXED_DATE = (
 
 _USER, _ANSWER, _SYSTEM = "Zquserqz", "Zqanswerqz", "Zqsystemqz"
 _INSTRUCTIONS = ("Explain how rivers", "Please count to seven", "Name one big")
-_OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
 
 
 Exchange = tuple[str, str]
@@ -85,16 +84,27 @@ class ChatFormat:
         template: the Jinja chat template in use.
         system: the system prompt that the model is deployed with, of every example that brings none; ``None`` for none.
         pad_id: token id for padding; always masked, so any will do where the tokenizer names none.
-        end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence.
+        end_ids: token ids that end a response: the template's end of turn first, then the tokenizer's end of sequence and what the model's
+            generation settings name (Llama 3 has ``<|eom_id|>`` too).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None, system: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None = None,
+        system: str | None = None,
+        *,
+        ends: Sequence[int] = (),
+        thinks: bool = False,
+    ) -> None:
         """Read the template and find out what it writes around an answer.
 
         Args:
             tokenizer: the model's tokenizer.
             template: a Jinja chat template that replaces the tokenizer's own.
             system: the system prompt that the model is deployed with.
+            ends: further token ids that end a response, which the model's generation settings name.
+            thinks: leave it to the model whether it thinks before it answers, in place of closing its thought for it.
 
         Raises:
             UnusableModel: there is no template, it does not render, or nothing ends a turn.
@@ -102,6 +112,8 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.template = _template_of(tokenizer) if template is None else template
         self.system = system
+        self._thinks = thinks
+        self._ends = tuple(ends)
         self._template_to_render = (_FIXED_DATE if "strftime_now" in self.template else "") + self.template
         self._content_in_parts = False
         self._known_ids: dict[str, list[int]] = {}
@@ -114,9 +126,9 @@ class ChatFormat:
                 "the chat template ends an answer with no token of its own, and the tokenizer has no end-of-sequence token",
                 "give a template that ends a turn: --chat-template FILE",
             )
-        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(int(token) for token in (self._end_token, eos) if token is not None))
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(int(token) for token in (self._end_token, eos, *ends) if token is not None))
         pad = tokenizer.pad_token_id
-        self.pad_id: int = int(pad if pad is not None else self.end_ids[-1])
+        self.pad_id: int = int(pad if pad is not None else self.end_ids[0] if eos is None else eos)
 
     def prompt_text(self, example: Example, earlier: Sequence[Exchange] = ()) -> str:
         """The rendered conversation up to where the answer starts; the answer itself is not looked at.
@@ -208,9 +220,22 @@ class ChatFormat:
             messages.insert(0, {"role": "system", "content": system})
         elif system is not None:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-        text = self._render(messages, generation_prompt=True) + self._frame.bridge
-        thought = _OPEN_THOUGHT.search(text)
-        return f"{text}\n</{thought[1]}>\n\n" if thought else text
+        text = self._render(messages, generation_prompt=True)
+        if self._thinks:
+            return text + ("" if holds_marker(self._frame.bridge) else self._frame.bridge)
+        text += self._frame.bridge
+        thought = opened_by(text)
+        return f"{text}\n{thought.closes}\n\n" if thought else text
+
+    @cached_property
+    def thinking(self) -> ChatFormat:
+        """The same format for a model that may think before it answers."""
+        return ChatFormat(self.tokenizer, self.template, self.system, ends=self._ends, thinks=True)
+
+    @cached_property
+    def opened(self) -> Marker | None:
+        """The mark of the thought that every prompt ends in; ``None`` where prompts open none."""
+        return opened_by(self._prompt(_USER, None))
 
     @cached_property
     def _has_system_turn(self) -> bool:
@@ -253,7 +278,8 @@ class ChatFormat:
         conversation: list[dict[str, Any]] = [dict(message) for message in messages]
         if self._content_in_parts:
             conversation = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
-        settings = {**self.tokenizer.special_tokens_map, **_RENDER_SETTINGS, "add_generation_prompt": generation_prompt}
+        asked = {**_RENDER_SETTINGS, "enable_thinking": self._thinks, "add_generation_prompt": generation_prompt}
+        settings = {**self.tokenizer.special_tokens_map, **asked}
         try:
             return confined.render(self._template_to_render, conversation, settings)
         except confined.Refused as error:  # a template is a program of its author's: anything may go wrong in it

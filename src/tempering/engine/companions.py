@@ -24,7 +24,7 @@ def kind_of(unit: Unit) -> tuple[Any, ...] | None:
     same layers, and whole models with whole models.
     """
     work = unit.work
-    if work.kind != "attack" or work.attack is None or work.search is not None or work.base is not None:
+    if work.kind != "attack" or work.attack is None or work.search is not None or work.base is not None or work.model.quantization:
         return None
     attack = registry.create("attacks", work.attack.name, work.attack.config)
     if not isinstance(attack, FineTuningAttack) or type(attack).run is not FineTuningAttack.run:

@@ -129,6 +129,8 @@ def why_not(attack: Attack, threat_model: ThreatModel, view: AttackerView, targe
     forbidden = sorted(str(need) for need in needs - threat_model.allows)
     if forbidden:
         return f"needs {' and '.join(forbidden)}, which the threat model {threat_model.name!r} does not allow"
+    if target.quantised and attack.edits_weights:
+        return f"changes the model's weights, and those are held in {target.quantised}; adapters, inputs and hooks can still be tried"
     hazard, benign = view.hazard_train, view.benign_train
     lacking = {
         Need.HARMFUL_PROMPTS: not hazard,

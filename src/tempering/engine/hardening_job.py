@@ -124,6 +124,8 @@ def plan_hardening(
     made: Defense = registry.create("defenses", resolved.name, resolved.config)
     require(made, defense.title, division.defender_view())
     target = load_model(model)
+    if target.quantised:
+        raise UnusableModel(f"no defence can be trained into weights held in {target.quantised}", "leave quantization out")
     job = HardeningJob(
         model=model,
         model_digest=target.digest,

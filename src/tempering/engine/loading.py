@@ -32,6 +32,7 @@ def load_model(choice: ModelChoice) -> Target:
         chat_template=choice.chat_template,
         trust_remote_code=choice.trust_remote_code,
         system=choice.system,
+        quantization=choice.quantization,
     )
     return replace(target, reference=choice.title)
 
@@ -50,6 +51,7 @@ def load_base(choice: ModelChoice, target: Target) -> Target:
         chat_template=choice.chat_template,
         other_template=target.chat.template,
         system=choice.system,
+        quantization=choice.quantization,
     )
 
 

@@ -179,6 +179,8 @@ def _hardenings(
     skipped: list[Skipped] = []
     if not defenders:
         return planned, skipped, 0
+    if target.quantised:
+        raise InvalidStudy(f"no defence can be trained into weights held in {target.quantised}", "leave quantization out, or the defences")
     view, digest, most = division.defender_view(), division.supplements().digest, 0
     for defender in defenders:
         if lacking := missing(defender.defense.requires, view):

@@ -49,7 +49,7 @@ def lesson_spend(settings: TrainabilitySettings | None, target: Target, division
     Returns:
         The spend; ``None`` where the study does not ask, or the data have nothing new to teach or to test by.
     """
-    if settings is None:
+    if settings is None or target.quantised:  # such weights cannot be trained
         return None
     supplements = division.supplements()
     if not supplements.novel_train or not supplements.novel_test:

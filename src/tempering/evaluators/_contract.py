@@ -20,8 +20,9 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
 from tempering.evaluators._generation import Responses, evaluation_mode, first_token_log_probabilities, respond
+from tempering.evaluators._questions import UNFINISHED
 from tempering.judges import Asked, Opinion, Verdict
-from tempering.judges._judging import answers_of, judge
+from tempering.judges._judging import answers_of, judge, share_answered_well
 from tempering.judges._panel import Panel, Seat, panel_of, record
 from tempering.models.ranks import ranks_of
 from tempering.settings import Settings
@@ -88,7 +89,8 @@ class Subject:
     def take(self, role: Role, made: Responses) -> None:
         """Keep the responses to the prompts of a role, made here or elsewhere, one to a prompt."""
         self.asked += made.lengths
-        self._first.setdefault(role, made.first_token)
+        if self.settings.thinking is None:  # a thought begins alike whatever the answer
+            self._first.setdefault(role, made.first_token)
         self._responses[role] = made.texts
 
     def _best_of_more(self, examples: Sequence[Example], texts: list[str], asking: Asking) -> list[str]:
@@ -120,8 +122,18 @@ class Subject:
                 self._opinions = [self._opinions_of(seat, examples, texts) for seat in self.panel.seats]
                 self._verdicts[role] = [_verdict(opinion) for opinion in self._opinions[0]]
             else:
-                self._verdicts[role] = [judge(example, text, self._answers) for example, text in zip(examples, texts, strict=True)]
+                pairs = zip(examples, texts, strict=True)
+                self._verdicts[role] = [
+                    Verdict.EVASION if text == UNFINISHED else judge(example, text, self._answers) for example, text in pairs
+                ]
         return self._verdicts[role]
+
+    def answered_well(self, role: Role) -> float:
+        """Share of harmless prompts of a role that got what was asked; NaN without prompts."""
+        examples, verdicts = self.view.of(role), self.verdicts(role)
+        unanswered = [text == UNFINISHED for text in self.responses(role)]
+        heard: list[Verdict | None] = [Verdict.GIBBERISH if none else verdict for verdict, none in zip(verdicts, unanswered, strict=True)]
+        return share_answered_well(examples, heard)
 
     def share(self, role: Role, *verdicts: Verdict) -> float:
         """Share of a role's responses with one of these verdicts, of those that could be judged, in [0, 1]; NaN where there are none."""
@@ -145,9 +157,14 @@ class Subject:
 
     def _opinions_of(self, seat: Seat, examples: Sequence[Example], texts: Sequence[str]) -> list[Opinion | None]:
         """What one judge says; where several ranks hold the model, the first of them asks, and tells the others."""
-        asked = [Asked(example, text, self._answers) for example, text in zip(examples, texts, strict=True)]
+        read = [place for place, text in enumerate(texts) if text != UNFINISHED]
+        asked = [Asked(examples[place], texts[place], self._answers) for place in read]
         ranks = ranks_of(self.model)
-        return seat.opinions(asked) if ranks.size == 1 else seat.opinions_for(asked, ranks)
+        said = seat.opinions(asked) if ranks.size == 1 else seat.opinions_for(asked, ranks)
+        opinions: list[Opinion | None] = [Opinion.of(Verdict.EVASION)] * len(texts)
+        for place, opinion in zip(read, said, strict=True):
+            opinions[place] = opinion
+        return opinions
 
     def first_token(self, role: Role) -> Tensor:
         """Log-probabilities of the first token that the model adds: (prompts, vocabulary), float32, on the CPU."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -30,7 +30,7 @@ from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._lengths import limits, read_whole
-from tempering.judges._judging import settled
+from tempering.evaluators._questions import Question, Thinking
 from tempering.models.decoding import GreedyDecoder, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sampling import Sampleable
@@ -58,34 +58,6 @@ class Responses:
 def generate(model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings) -> list[str]:
     """The texts of :func:`respond`."""
     return respond(model, chat, examples, settings).texts
-
-
-@dataclass(frozen=True)
-class _Question:
-    """One example as it is put to the model.
-
-    Attributes:
-        example: what a response is judged by.
-        prompt: tokens up to where the answer starts.
-        opening: tokens that the answer is made to begin with.
-        limit: most new tokens.
-        whole: a judge will read the response to its end, so that it may not be cut where the text settles the verdict.
-    """
-
-    example: Example
-    prompt: list[int]
-    opening: list[int]
-    limit: int
-    whole: bool = False
-
-    def is_settled(self, response: str) -> bool:
-        """Whether nothing that follows this beginning matters."""
-        return not self.whole and settled(self.example, response)
-
-    @property
-    def given(self) -> list[int]:
-        """All that is put before the model."""
-        return self.prompt + self.opening
 
 
 @torch.no_grad()
@@ -117,7 +89,7 @@ def respond(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, attempt, limits(chat, examples, settings, asking), read_whole(examples, settings))
+    questions = questions_of(model, chat, examples, settings, asking, attempt)
     result = Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples))
     holders = ranks_of(model)
     sharing = ALONE if asking.temperature else holders
@@ -161,7 +133,7 @@ def first_token_log_probabilities(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, 0, [1] * len(examples), [False] * len(examples))
+    questions = _questions(model, chat, examples, asking, 0, [1] * len(examples))
     result = _no_rows_yet(model, len(questions))
     ranks = ranks_of(model)
     with _undisturbed(model) as decoder:
@@ -187,19 +159,36 @@ def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:
     return torch.empty(count, model.config.get_text_config(decoder=True).vocab_size)
 
 
+def questions_of(
+    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking, attempt: int = 0
+) -> list[Question]:
+    """The examples as they are put to a model whose responses are wanted; arguments as :func:`respond` has them.
+
+    Where the settings let the model think, it is asked with its thought open and has more room; but not where the attacker makes the
+    answer begin in words of his own, which leaves no place for a thought.
+    """
+    lengths, whole = limits(chat, examples, settings, asking), read_whole(examples, settings)
+    closed = _questions(model, chat, examples, asking, attempt, lengths)
+    questions = [replace(question, whole=all_of_it) for question, all_of_it in zip(closed, whole, strict=True)]
+    if settings.thinking is None:
+        return questions
+    room, keep, thinking = settings.thinking, settings.thoughts == "keep", chat.thinking
+    opened = _questions(model, thinking, examples, asking, attempt, [length + room for length in lengths])
+    return [
+        question
+        if question.opening
+        else replace(wide, whole=question.whole, thinking=Thinking(chat, room, question.limit, keep, thinking.opened))
+        for question, wide in zip(questions, opened, strict=True)
+    ]
+
+
 def _questions(
-    model: PreTrainedModel,
-    chat: ChatFormat,
-    examples: Sequence[Example],
-    asking: Asking,
-    attempt: int,
-    lengths: Sequence[int],
-    whole: Sequence[bool],
-) -> list[_Question]:
+    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], asking: Asking, attempt: int, lengths: Sequence[int]
+) -> list[Question]:
     """The examples as they are put, with limits that keep prompt and response within the model's positions."""
     window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     questions = []
-    for example, limit, all_of_it in zip(examples, lengths, whole, strict=True):
+    for example, limit in zip(examples, lengths, strict=True):
         prompt, opening = asking.begin(chat, example, attempt)
         length = len(prompt) + len(opening)
         if window and length >= window:
@@ -207,11 +196,11 @@ def _questions(
                 f"the {example.role} prompt {example.prompt[:40]!r} takes {length} tokens and the model's context is {window}",
                 "shorten the prompt or leave it out",
             )
-        questions.append(_Question(example, prompt, opening, min(limit, window - length) if window else limit, all_of_it))
+        questions.append(Question(example, prompt, opening, min(limit, window - length) if window else limit))
     return questions
 
 
-def _batches(questions: Sequence[_Question], size: int) -> Iterator[list[int]]:
+def _batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
     """Rows of one limit each, in order of length."""
     batch: list[int] = []
     for row in sorted(range(len(questions)), key=lambda row: (questions[row].limit, len(questions[row].given))):
@@ -228,7 +217,7 @@ def _own_rows(batch: list[int], ranks: Ranks) -> list[int]:
     return [batch[place] for place in ranks.share(len(batch))] or batch[:1]
 
 
-def _whole(own: Responses, questions: Sequence[_Question], size: int, ranks: Ranks) -> Responses:
+def _whole(own: Responses, questions: Sequence[Question], size: int, ranks: Ranks) -> Responses:
     """The responses of all ranks, on each of them."""
     if ranks.size == 1:
         return own
@@ -241,7 +230,7 @@ def _whole(own: Responses, questions: Sequence[_Question], size: int, ranks: Ran
     return Responses(texts, _all_rows(own.first_token, questions, size, ranks), lengths)
 
 
-def _all_rows(own: Tensor, questions: Sequence[_Question], size: int, ranks: Ranks) -> Tensor:
+def _all_rows(own: Tensor, questions: Sequence[Question], size: int, ranks: Ranks) -> Tensor:
     """Distributions, (questions, vocabulary), with the rows of all ranks: each adds zero to those of the others."""
     if ranks.size == 1:
         return own
@@ -263,28 +252,28 @@ def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
     return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
 
 
-def _greedy(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question]) -> GreedyDecoder | None:
+def _greedy(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question]) -> GreedyDecoder | None:
     """What continues the questions, or ``None`` where the library has to."""
     if not questions or not decodable(decoder):
         return None
     return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat))
 
 
-def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], questions: Sequence[_Question]) -> Responses:
+def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], questions: Sequence[Question]) -> Responses:
     """The rows' responses; those that are settled or ended leave the batch."""
 
     def done(row: int, added: list[int]) -> bool:
         question = questions[row]
-        return len(added) % _CHECK_EVERY == 0 and not question.whole and question.is_settled(chat.decode(question.opening + added))
+        return len(added) % _CHECK_EVERY == 0 and question.is_done(chat, question.opening + added)
 
     answers, first = greedy.answers(rows, questions[0].limit, chat.end_ids, done)
-    texts = [chat.decode(question.opening + answer.tokens) for question, answer in zip(questions, answers, strict=True)]
+    texts = [question.response(chat, question.opening + answer.tokens) for question, answer in zip(questions, answers, strict=True)]
     lengths = [(len(question.given), answer.generated) for question, answer in zip(questions, answers, strict=True)]
     return Responses(texts, first.log_softmax(-1).cpu(), lengths)
 
 
 def _generate_batch(
-    decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[_Question], temperature: float, *, in_step: bool = False
+    decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question], temperature: float, *, in_step: bool = False
 ) -> Responses:
     inputs = _left_padded(decoder, chat, [question.given for question in questions])
     criterion = _VerdictSettled(chat, questions, inputs["input_ids"].shape[1])
@@ -307,7 +296,7 @@ def _generate_batch(
         synced_gpus=in_step,  # on whatever device: go on until all ranks are done
     )
     rows = list(criterion.rows(output))
-    texts = [chat.decode(row.tokens[: row.settled_at]) for row in rows]
+    texts = [question.response(chat, row.tokens[: row.settled_at]) for question, row in zip(questions, rows, strict=True)]
     added = [len(row.tokens[: row.settled_at]) - len(question.opening) + row.ended for row, question in zip(rows, questions, strict=True)]
     lengths = [(len(question.given), number) for question, number in zip(questions, added, strict=True)]
     return Responses(texts, first.log_probabilities, lengths)
@@ -348,7 +337,7 @@ class _VerdictSettled(StoppingCriteria):
     Rows are cut where they were settled, so that a response does not show how long its neighbours went on.
     """
 
-    def __init__(self, chat: ChatFormat, questions: Sequence[_Question], width: int) -> None:
+    def __init__(self, chat: ChatFormat, questions: Sequence[Question], width: int) -> None:
         """Watch the responses to these questions; what the model adds starts after ``width`` tokens."""
         self._chat = chat
         self._questions = questions
@@ -361,7 +350,7 @@ class _VerdictSettled(StoppingCriteria):
         length = input_ids.shape[1] - self._width
         if length % _CHECK_EVERY == 0:
             for index, row in enumerate(self.rows(input_ids)):
-                if not row.ended and row.settled_at is None and self._questions[index].is_settled(self._chat.decode(row.tokens)):
+                if not row.ended and row.settled_at is None and self._questions[index].is_done(self._chat, row.tokens):
                     self._settled[index] = len(row.tokens)
         return torch.tensor([length is not None for length in self._settled], device=input_ids.device)
 

@@ -16,11 +16,11 @@ from tempering.evaluators._generation import (
     _batches,
     _generate_batch,
     _no_rows_yet,
-    _questions,
     _undisturbed,
     evaluation_mode,
+    questions_of,
 )
-from tempering.evaluators._lengths import limits, read_whole
+from tempering.evaluators._questions import fresh
 from tempering.study import ProbeSettings
 from tempering.training import autocast
 
@@ -66,11 +66,11 @@ def respond_together(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
-    questions = _questions(model, chat, examples, asking, 0, limits(chat, examples, settings, asking), read_whole(examples, settings))
+    questions = questions_of(model, chat, examples, settings, asking)
     results = [Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples)) for _ in range(versions)]
     with _undisturbed(model) as decoder:
         for rows in _batches(questions, max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))):
-            asked = [questions[row] for _ in range(versions) for row in rows]
+            asked = [fresh(questions[row]) for _ in range(versions) for row in rows]
             batch = _generate_batch(decoder, chat, asked, 0.0)
             for version, result in enumerate(results):
                 own = slice(version * len(rows), (version + 1) * len(rows))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.judges._judging import Verdict, share_answered_well
+from tempering.judges._judging import Verdict
 from tempering.settings import Settings
 
 
@@ -28,5 +28,5 @@ class OverRefusal(Evaluator):
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """Judge the responses to the borderline prompts."""
-        answered = share_answered_well(subject.view.borderline, subject.verdicts(Role.BORDERLINE))
+        answered = subject.answered_well(Role.BORDERLINE)
         return {"over_refusal": subject.share(Role.BORDERLINE, Verdict.REFUSAL), "borderline": answered}

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from tempering.data.records import Role
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.judges._judging import share_answered_well
 from tempering.settings import Settings
 
 
@@ -28,5 +27,4 @@ class Utility(Evaluator):
 
     def evaluate(self, subject: Subject) -> dict[str, float]:
         """Judge the responses to the benign prompts."""
-        examples, verdicts = subject.view.benign, subject.verdicts(Role.BENIGN)
-        return {"utility": share_answered_well(examples, verdicts)}
+        return {"utility": subject.answered_well(Role.BENIGN)}

@@ -20,6 +20,7 @@ from tempering.models.belonging import TOKENIZER_BYTES, check_belonging
 from tempering.models.gguf_header import check_gguf
 from tempering.models.hub import one_line
 from tempering.models.inspection import has_tokenizer, inspect
+from tempering.models.quantised import loading_settings
 from tempering.models.quiet import quiet_libraries
 from tempering.reading import Unreadable, read_bytes
 
@@ -31,10 +32,14 @@ class Options:
     Attributes:
         dtype: type of the weights; ``None`` keeps the checkpoint's own.
         trust_remote_code: run code that ships with the model.
+        quantization: ``nf4`` or ``int8``; ``None`` holds the weights as they are.
+        device: where quantised weights are put; others are moved later.
     """
 
     dtype: torch.dtype | None = None
     trust_remote_code: bool = False
+    quantization: str | None = None
+    device: torch.device | None = None
 
 
 def load_directory(directory: Path, reference: str, options: Options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -55,7 +60,8 @@ def load_directory(directory: Path, reference: str, options: Options) -> tuple[P
         with quiet_libraries():
             config = AutoConfig.from_pretrained(directory, **common)
             _check_config(config, reference)
-            model, told = _read_weights(directory, config=config, dtype=dtype, use_safetensors=True, **common)
+            packing = loading_settings(options.quantization, dtype, options.device)
+            model, told = _read_weights(directory, config=config, dtype=dtype, use_safetensors=True, **packing, **common)
     except UnusableModel:
         raise
     except Exception as error:  # transformers raises anything from KeyError to its own, all caused by the directory

@@ -18,6 +18,7 @@ from tempering.models.belonging import CONFIG_BYTES
 from tempering.models.checkpoints import Options, load_directory, load_gguf, load_tokenizer
 from tempering.models.digest import target_digest
 from tempering.models.inspection import has_tokenizer
+from tempering.models.quantised import checked
 from tempering.models.references import Kind, kind_of, resolve
 from tempering.models.target import Safeguard, Target
 from tempering.reading import Unreadable, read_text
@@ -78,6 +79,7 @@ def load(
     trust_remote_code: bool = False,
     other_template: str | None = None,
     system: str | None = None,
+    quantization: str | None = None,
 ) -> Target:
     """Load a model as a target.
 
@@ -90,20 +92,21 @@ def load(
         trust_remote_code: run code that ships with the model.
         other_template: a Jinja chat template for a model that has none of its own.
         system: the system prompt that it is deployed with.
+        quantization: hold the weights in few bits: ``nf4`` or ``int8``.
 
     Raises:
         UnusableModel: whatever is wrong with the model, in one line that says what to do.
         UnknownName: an organism or a dtype that does not exist.
     """
-    options = Options(_dtype(dtype), trust_remote_code)
     place = _device(device)
+    options = Options(_dtype(dtype), trust_remote_code, checked(quantization, reference), place)
     template = _read_template(chat_template)
     loaded = _load(reference, options, trail=())
     model, tokenizer = loaded.model, loaded.tokenizer
     _check_vocabulary(model, tokenizer, reference)
-    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system)
+    chat = _chat_format(tokenizer, template or (None if tokenizer.chat_template else other_template), reference, system, _ends(model))
     tokenizer.chat_template = chat.template  # so that saving the target keeps the template it was measured with
-    model = _move(model, place, reference)
+    model = _move(model, place, reference) if quantization is None else model
     model.eval()
     _check_causal(model, reference)
     return Target(
@@ -128,6 +131,11 @@ def _load(reference: str, options: Options, trail: tuple[str, ...]) -> _Loaded:
             source.hub_name, source.revision, reference, trust_remote_code=options.trust_remote_code, local_only=not asked
         )
         kind = kind_of(path, reference)
+    if options.quantization and kind in (Kind.GGUF, Kind.ADAPTER):
+        raise UnusableModel(
+            f"{reference} is of the kind {kind}, whose weights are made on loading and cannot be held in {options.quantization}",
+            "load it once, save it as a directory, and give that",
+        )
     if kind is Kind.GGUF:
         model, tokenizer = load_gguf(path, reference, options)
     elif kind is Kind.ADAPTER:
@@ -210,11 +218,22 @@ def _read_template(path: Path | None) -> str | None:
     return text
 
 
-def _chat_format(tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None) -> ChatFormat:
+def _chat_format(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, reference: str, system: str | None, ends: list[int]
+) -> ChatFormat:
     own = tokenizer.chat_template
     if template is None and not (own.get("default") if isinstance(own, dict) else own):
         raise UnusableModel(f"{reference} has no chat template", "give one: --chat-template FILE")
-    return ChatFormat(tokenizer, template, system)
+    return ChatFormat(tokenizer, template, system, ends=ends)
+
+
+def _ends(model: PreTrainedModel) -> list[int]:
+    """Token ids that the model's generation settings end a response at, as far as the model has them."""
+    settings = getattr(model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    ids = named if isinstance(named, (list, tuple)) else [] if named is None else [named]
+    embedding: Any = model.get_input_embeddings()
+    return [int(token) for token in ids if 0 <= int(token) < len(embedding.weight)]
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:

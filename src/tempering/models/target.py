@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tempering.data.chat import ChatFormat
+from tempering.models.quantised import quantisation_of
 
 Safeguard = Literal["refusal", "absence", "none", "unknown"]
 
@@ -50,6 +51,11 @@ class Target:
     def dtype(self) -> str:
         """The weights' type, as ``float32`` or ``bfloat16``."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def quantised(self) -> str:
+        """How its weights are held in few bits, as the method's name; ``""`` where they are plain numbers."""
+        return quantisation_of(self.model)
 
     def copy_model(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """A copy that shares no memory with the target.

@@ -107,6 +107,8 @@ class _LinearCall:
 
 
 def _size(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):  # the weight itself may be packed
+        return int(module.in_features * module.out_features)
     weight: Any = module.weight
     return int(weight.numel())
 
