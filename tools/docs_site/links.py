@@ -15,7 +15,7 @@ ROOT_PAGES = {
 }
 """Pages at the root of the repository that the site has too, and where."""
 
-_METHOD = re.compile(r"src/tempering/(attacks|defenses|evaluators)(?:/(?!_)(\w+)\.py)?")
+_METHOD = re.compile(r"src/tempering/(attacks|defenses|evaluators|judges)(?:/(?!_)(\w+)\.py)?")
 
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 """A link or picture in Markdown that leads to a file."""

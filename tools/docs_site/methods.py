@@ -18,9 +18,9 @@ from tempering.threat_model import THREAT_MODELS
 from tools.docs_site.docstrings import as_markdown, cleaned, code, documented_fields
 
 DOCS = Path(__file__).parents[2] / "docs"
-TITLES = {"attacks": "Attacks", "defenses": "Defences", "evaluators": "Evaluators"}
-NOUNS = {"attacks": "attack", "defenses": "defence", "evaluators": "evaluator"}
-_METHOD = re.compile(r"tempering\.(attacks|defenses|evaluators)\.(\w+)")
+TITLES = {"attacks": "Attacks", "defenses": "Defences", "evaluators": "Evaluators", "judges": "Judges"}
+NOUNS = {"attacks": "attack", "defenses": "defence", "evaluators": "evaluator", "judges": "judge"}
+_METHOD = re.compile(r"tempering\.(attacks|defenses|evaluators|judges)\.(\w+)")
 
 
 def page_of(kind: str, name: str) -> str:
@@ -88,8 +88,11 @@ def facts(kind: str, name: str, method: Any) -> str:
         ]
         if (DOCS / "cards" / f"{name}.md").is_file():
             rows.append(("Put to the test", f"[claim card](../../cards/{name}.md)"))
+    elif kind == "judges":
+        rows.append(("Licence of the prompt or format", as_markdown(method.licence)))
     else:
         rows.append(("Measures", ", ".join(code(measure) for measure in method.measures)))
+        rows.append(("Run unasked", "yes" if name in registry.unasked("evaluators") else "no: a study names it"))
     cells = [f"| {title} | {' '.join(_told(text).split())} |" for title, text in rows if text]
     return "\n".join(["## What it is", "", "| | |", "| --- | --- |", *cells])
 
@@ -180,6 +183,10 @@ def _usage(kind: str, name: str, method: Any) -> str:
             f"    temper compare --defenses {name} --attacks quick\n\n"
             "`--config FILE` takes settings: [hardening](../../hardening.md#which-defence-with-which-settings)."
         )
+    if kind == "judges":
+        must = [f"{field}=…" for field, said in method.Config.model_fields.items() if said.is_required()]
+        call = f"{name}:{','.join(must)}" if must else name
+        return f"    temper audit --judge {call}\n\nA second `--judge` is recorded beside the first. Settings stand behind a colon."
     return (
         "A [study](../../studies.md) that names its own evaluators, and no others then, does so under `probes`:\n\n"
         f"    probes: {{evaluators: [harm, refusal, utility{'' if name in ('harm', 'refusal', 'utility') else f', {name}'}]}}"
@@ -193,4 +200,5 @@ _INTRODUCTIONS = {
     " reproduced of it stands on the [claim cards](../../cards/index.md). [Write your own](../../how-to/defence.md).",
     "evaluators": "What a probe measures of a checkpoint. `temper ls evaluators` prints this list."
     " [Write your own](../../how-to/evaluator.md).",
+    "judges": "What tells of a response whether it helps. `temper ls judges` prints this list. [Write your own](../../how-to/judge.md).",
 }

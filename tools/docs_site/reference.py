@@ -11,6 +11,7 @@ CONTRACTS = {
     "Attacks": ("tempering.attacks", ("Attack", "FineTuningAttack", "Checkpoint", "AttackEnded")),
     "Defences": ("tempering.defenses", ("Defense", "Material")),
     "Evaluators": ("tempering.evaluators", ("Evaluator", "Subject")),
+    "Judges": ("tempering.judges", ("Judge", "Asked", "Opinion", "Verdict")),
     "Settings": ("tempering.settings", ("Settings", "Range", "Choices", "OnlyIf")),
     "Training": ("tempering.training", ("FineTuning", "TrainingSettings", "LoraSettings", "Stage", "Objective", "Meter", "Spend")),
     "Data": ("tempering.data.records", ("Example", "AttackerView", "DefenderView", "EvaluatorView", "Role")),
@@ -45,7 +46,7 @@ def _contracts() -> str:
     parts = [
         "# Contracts",
         "What a method of your own derives from and is handed: [attack](../how-to/attack.md), [defence](../how-to/defence.md), "
-        "[evaluator](../how-to/evaluator.md).",
+        "[evaluator](../how-to/evaluator.md), [judge](../how-to/judge.md).",
     ]
     for heading, (module, names) in CONTRACTS.items():
         parts += [f"## {heading}", f"    from {module} import {', '.join(names)}", *(_directive(f"{module}.{name}", 3) for name in names)]
