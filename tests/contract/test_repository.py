@@ -25,8 +25,12 @@ PINS = {
 }
 
 
+APART = {"quantised"}
+"""Extras that are installed nowhere by default: PEFT imports bitsandbytes unasked, wherever it is."""
+
+
 def requirements() -> list[Requirement]:
-    extras = PROJECT["project"]["optional-dependencies"].values()
+    extras = [texts for name, texts in PROJECT["project"]["optional-dependencies"].items() if name not in APART]
     texts = [*PROJECT["project"]["dependencies"], *(text for extra in extras for text in extra)]
     return [Requirement(text) for text in texts if not text.startswith("tempering")]
 
