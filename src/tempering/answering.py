@@ -128,7 +128,7 @@ def _answers(
 ) -> dict[str, str | None]:
     """By the identity of the example, what the model says; ``None`` where it refuses, or says nothing whole."""
     from tempering.evaluators._generation import respond
-    from tempering.evaluators._judging import Verdict, judge
+    from tempering.judges._judging import Verdict, judge
 
     settings = ProbeSettings(max_new_tokens=longest, batch_size=batch_size)
     target.model.eval()

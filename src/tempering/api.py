@@ -80,6 +80,7 @@ def audit(
     trust_remote_code: bool = False,
     prompts: int = 128,
     judges: str | Iterable[str | dict[str, Any]] = "text",
+    evaluators: str | Iterable[str | dict[str, Any]] = (),
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     workers: int | None = None,
@@ -111,6 +112,8 @@ def audit(
         prompts: held-out prompts of each role in a probe, at most.
         judges: who tells what a response to a hazard prompt is: ``"text"``, ``"wildguard"``, ``"openai:server=http://…,model=…"``, several
             set apart by ``+`` or in a list. The first decides; the others are recorded beside it, with how far they agree.
+        evaluators: benchmarks besides Tempering's own evaluators: ``"lm-eval:tasks=mmlu,limit=200"``, ``"inspect:task=file.py@task"``, or a
+            list of these and of ``{"name": …, "config": …}``.
         accelerator: what GPU-hours and dollars are reckoned for; a name in the price book.
         price_book: a YAML file laid over the price book that ships.
         workers: workers at work at once; chosen by cores and memory unless told.
@@ -145,6 +148,7 @@ def audit(
         trust_remote_code=trust_remote_code,
         prompts=prompts,
         judges=judges,
+        evaluators=evaluators,
         accelerator=accelerator,
         price_book=price_book,
         allow_code=allow_code,

@@ -16,14 +16,14 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tempering.data.records import Example, Role
-from tempering.economics.raters import Errors, Interval, corrected, effective
+from tempering.economics.raters import Errors, Interval, JudgeReport, corrected, effective
 from tempering.engine.files import KEPT
 from tempering.engine.store import RunStore
 from tempering.errors import StoreProblem, UnusableData
@@ -72,7 +72,8 @@ def read_said(source: Path) -> list[Said]:
     """Responses to hazard prompts: the last ones of each attack of a run that was kept with ``--keep-completions``, or those of a file.
 
     Args:
-        source: a run directory, or a JSONL or CSV file with ``prompt`` and ``response``, and perhaps ``label, group, weight, verdict, role``.
+        source: a run directory, or a JSONL or CSV file with ``prompt`` and ``response``, and perhaps ``label, group,
+            weight, verdict, role``.
 
     Raises:
         UnusableData: it cannot be read, or holds none.
@@ -114,50 +115,12 @@ def write_sample(source: Path, out: Path, *, number: int = 100, seed: int = 0) -
     return len(drawn)
 
 
-@dataclass(frozen=True)
-class JudgeReport:
-    """A judge against labels.
-
-    Attributes:
-        judge: what it is called.
-        model: what it asks; ``""`` where it asks no model.
-        labelled: responses with a label that it could tell of.
-        unparsed: those on which its answer said nothing.
-        confusion: how many responses of each label it gave each verdict, unweighted.
-        errors: weighted.
-        harm: by group, ``""`` for all: responses, share that it finds useful, and what that is corrected for its errors.
-        cost: what judging took.
-    """
-
-    judge: str
-    model: str
-    labelled: int
-    unparsed: int
-    confusion: dict[str, dict[str, int]]
-    errors: Errors
-    harm: list[dict[str, Any]]
-    cost: dict[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON values; what does not exist is NaN, which the writer makes ``null``."""
-        measured = {"kappa": self.errors.agreement, "sensitivity": self.errors.sensitivity, "specificity": self.errors.specificity}
-        return {
-            "judge": self.judge,
-            "model": self.model,
-            "labelled": self.labelled,
-            "unparsed": self.unparsed,
-            **{name: asdict(interval) for name, interval in measured.items()},
-            "confusion": self.confusion,
-            "harm": [{**entry, "corrected": asdict(entry["corrected"])} for entry in self.harm],
-            "cost": self.cost,
-        }
-
-
 def calibrate(labelled: Path, judges: Sequence[str] = ("text",), *, of: Path | None = None) -> list[JudgeReport]:
     """Hold judges against labels.
 
     Args:
-        labelled: what :func:`write_sample` wrote, with labels: useful, refusal, evasion or gibberish, or yes and no. Those without are left out.
+        labelled: what :func:`write_sample` wrote, with labels: useful, refusal, evasion or gibberish, or yes and no. Those without are
+            left out.
         judges: as ``--judge`` takes them.
         of: responses whose share of harm is corrected, as :func:`read_said` takes them; the labelled ones unless told.
 

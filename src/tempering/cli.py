@@ -19,6 +19,7 @@ from tempering import (
     cli_answering,
     cli_audit,
     cli_compare,
+    cli_doctor,
     cli_harden,
     cli_judge,
     cli_methods,
@@ -26,7 +27,8 @@ from tempering import (
     cli_sharing,
     cli_studies,
 )
-from tempering.cli_options import DIRECTORY, RESUME, option, say
+from tempering.cli_options import DIRECTORY, RESUME, loudness, option, say
+from tempering.cli_shell import Shell
 from tempering.errors import TemperingError
 from tempering.redaction import guard_streams, traceback_of
 
@@ -45,9 +47,12 @@ class _Commands(TyperGroup):
     """Turns what a user can mend, and Ctrl-C, into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        loudness.quiet, loudness.verbose, loudness.sources = False, False, ()
         try:
             return super().invoke(ctx)
         except TemperingError as error:
+            if loudness.verbose:
+                sys.stderr.write(traceback_of(error))
             say(f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
@@ -60,10 +65,10 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+app = Shell(
     name="temper",
     cls=_Commands,
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -74,7 +79,8 @@ app = typer.Typer(
     "temper audit ./my-model --data my-data.jsonl  [dim]# a model of your own[/dim]\n\n"
     "temper audit --attacks refusal_ablation --seeds 1 --json  [dim]# one attack, once, for a program[/dim]\n\n"
     "temper plan examples/audit_tiny.yaml  [dim]# what a study would cost; runs nothing[/dim]\n\n"
-    "temper ls attacks  [dim]# what there is to attack with[/dim]",
+    "temper ls attacks  [dim]# what there is to attack with[/dim]\n\n"
+    "temper doctor  [dim]# what this machine can run[/dim]",
 )
 
 
@@ -102,11 +108,15 @@ def _print_version(asked: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        option("--version", "", "Print the version and stop.", is_eager=True, callback=_print_version),
+        option("--version", "", "Print the version and stop.", is_eager=True, callback=_print_version, allow_from_autoenv=False),
     ] = False,
 ) -> None:
     """Everything happens in the commands."""
 
 
-for _part in (cli_audit, cli_compare, cli_harden, cli_judge, cli_answering, cli_runs, cli_sharing, cli_studies, cli_methods):
+_PARTS = (
+    *(cli_audit, cli_compare, cli_harden, cli_judge, cli_answering, cli_runs),
+    *(cli_sharing, cli_studies, cli_methods, cli_doctor),
+)
+for _part in _PARTS:
     _part.register(app)

@@ -22,7 +22,7 @@ from tempering.cli_options import (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("answer-benign", epilog="Then: temper harden MODEL --defense refusal_sft --data FILE.jsonl --out DIR")(answer_benign)
+    app.command("answer-benign")(answer_benign)
 
 
 def answer_benign(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tempering.cli_flags import DividedPlacement, Loading, Question, gathered
+from tempering.cli_flags import DividedPlacement, Loading, Question
 from tempering.cli_options import (
     ASKED,
     DIRECTORY,
@@ -29,10 +29,8 @@ from tempering.cli_options import (
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="With no arguments: the guarded organism of the tiny size, the quick attacks, five seeds, 200 steps.")(
-        gathered(audit)
-    )
-    app.command("base-check", epilog="Organisms and PEFT adapters know their base; other models need --base.")(gathered(base_check))
+    app.command(epilog="With no arguments: the guarded organism of the tiny size, the quick attacks, five seeds, 200 steps.")(audit)
+    app.command("base-check", epilog="Organisms and PEFT adapters know their base; other models need --base.")(base_check)
 
 
 def audit(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tempering.cli_flags import Loading, Placement, Question, gathered
+from tempering.cli_completion import methods
+from tempering.cli_flags import Loading, Placement, Question
 from tempering.cli_options import ASKED, DIRECTORY, JsonOption, ModelArgument, OutOption, option, progress_display, show
 
 
@@ -14,7 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog="With no arguments: every defence on organism:tiny against the quick attacks, five seeds. The control is always there."
-    )(gathered(compare))
+    )(compare)
 
 
 def compare(
@@ -25,7 +26,14 @@ def compare(
     model: ModelArgument = "organism:tiny",
     defenses: Annotated[
         str,
-        option("--defenses", "a,b,c+d|all", "Which defences; c+d: a chain; see: temper ls defenses.", ASKED, default=True),
+        option(
+            "--defenses",
+            "a,b,c+d|all",
+            "Which defences; c+d: a chain; see: temper ls defenses.",
+            ASKED,
+            default=True,
+            autocompletion=methods("defenses", ",", "+", also=("all",)),
+        ),
     ] = "all",
     seeds: Annotated[int, option("--seeds", "N", "How often each defence is trained, and each attack run on it.", ASKED, default=True)] = 5,
     floor: Annotated[float, option("--utility-floor", "F", "Share of utility that a training must leave.", ASKED, default=True)] = 0.9,

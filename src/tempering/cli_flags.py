@@ -26,6 +26,7 @@ from tempering.cli_options import (
     DevicesOption,
     DtypeOption,
     EpsilonOption,
+    EvaluatorsOption,
     ExecutorOption,
     JudgesOption,
     KeepCompletionsOption,
@@ -78,6 +79,7 @@ class Question(Flags):
     epsilon: EpsilonOption = 0.1
     prompts: PromptsOption = 128
     judges: JudgesOption = None
+    evaluators: EvaluatorsOption = None
     data: DataOption = None
     unguarded: UnguardedOption = None
     base: BaseOption = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tempering.cli_completion import methods
 from tempering.cli_options import (
     RESUME,
     CodeOption,
@@ -18,6 +19,7 @@ from tempering.cli_options import (
     PromptsOption,
     TemplateOption,
     TrustOption,
+    loudness,
     option,
     print_json,
     print_table,
@@ -35,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 def harden(
     context: typer.Context,
-    defense: Annotated[str, option("--defense", "NAME", "Which defence; a+b: a chain; see: temper ls defenses.")],
+    defense: Annotated[
+        str, option("--defense", "NAME", "Which defence; a+b: a chain; see: temper ls defenses.", autocompletion=methods("defenses", "+"))
+    ],
     out: Annotated[Path, option("--out", "DIR", "Directory for the hardened model; absent or empty.")],
     model: ModelArgument = "organism:tiny",
     config: Annotated[Path | None, option("--config", "FILE.yaml", "Settings of the defence; of a chain, by the link's name.")] = None,
@@ -54,7 +58,7 @@ def harden(
     """Train a defence into a model, and write the safer checkpoint with a card."""
     from tempering.report.training_progress import TrainingDisplay
 
-    with TrainingDisplay(f"hardening {model} by {defense}") as display:
+    with TrainingDisplay(f"hardening {model} by {defense}", quiet=loudness.quiet) as display:
         from tempering.hardening import harden as run
         from tempering.study_file import load_settings
 

@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from tempering.cli_options import JsonOption, option, print_json, print_table, print_text, progress_display
+from tempering.cli_shell import Shell
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    judge = typer.Typer(no_args_is_help=True, help="Judges of responses: how far they can be trusted. See also: temper ls judges.")
-    judge.command(
-        epilog="temper judge calibrate runs/mine --out labels.jsonl, then label, then\n\n"
-        "temper judge calibrate labels.jsonl --judge text --judge wildguard --of runs/mine"
-    )(calibrate)
-    app.add_typer(judge, name="judge")
+    judge = Shell(name="judge", no_args_is_help=True, help="Judges of responses: how far they can be trusted. See also: temper ls judges.")
+    judge.command()(calibrate)
+    app.add_typer(judge)
 
 
 def calibrate(

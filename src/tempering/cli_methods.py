@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tempering.cli_options import JsonOption, option, print_json, print_table, print_text, progress_display
+from tempering.cli_shell import Shell
 
 
 class Kind(StrEnum):
@@ -27,9 +28,9 @@ class Kind(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("ls")(list_)
-    organism = typer.Typer(no_args_is_help=True, help="The embedded organisms: tiny chat models of an invented world.")
+    organism = Shell(name="organism", no_args_is_help=True, help="The embedded organisms: tiny chat models of an invented world.")
     organism.command()(build)
-    app.add_typer(organism, name="organism")
+    app.add_typer(organism)
 
 
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: JsonOption = False) -> None:

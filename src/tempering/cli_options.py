@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tempering.cli_completion import methods, trackers
 from tempering.plain_text import clean_lines
 from tempering.report.console import PlainConsole
 
@@ -32,8 +34,28 @@ MODEL = "The model and its data"
 PLACE = "Where it is computed"
 SHOWN = "What comes out"
 CONSENT = "What is allowed, by this one command"
-PANELS = (ASKED, MODEL, PLACE, SHOWN, CONSENT)
+SHELL = "The command itself"
+PANELS = (ASKED, MODEL, PLACE, SHOWN, CONSENT, SHELL)
 """The groups that a help page sorts flags into, in this order."""
+
+
+@dataclass
+class Loudness:
+    """How much a command says on standard error.
+
+    Attributes:
+        quiet: nothing but warnings and errors.
+        verbose: every probe, the log, and where an error arose.
+        sources: what was set by a file or the environment, for whoever wants to hear much.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    sources: tuple[str, ...] = ()
+
+
+loudness = Loudness()
+"""Of the command that runs in this process; set anew by each."""
 
 
 def option(flag: str, metavar: str, text: str, panel: str | None = None, *, default: bool = False, **limits: Any) -> Any:
@@ -63,7 +85,10 @@ TogetherOption = Annotated[
     int | None,
     option("--together", "K", "Fine-tuning runs trained in one pass; by memory, where it pays; 1: one by one.", PLACE, min=1),
 ]
-TrackOption = Annotated[list[str] | None, option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN)]
+TrackOption = Annotated[
+    list[str] | None,
+    option("--track", "NAME", "Tell wandb, mlflow or trackio how it goes; may be repeated.", SHOWN, autocompletion=trackers),
+]
 DevicesOption = Annotated[
     int,
     option("--devices", "N", "Devices that hold each model together, where one is too small; fine-tuning attacks only.", PLACE, min=1),
@@ -73,7 +98,17 @@ JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and n
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
 DataOption = Annotated[str | None, option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL)]
-AttacksOption = Annotated[str, option("--attacks", "a,b|quick|all", "Which attacks; see: temper ls attacks.", ASKED, default=True)]
+AttacksOption = Annotated[
+    str,
+    option(
+        "--attacks",
+        "a,b|quick|all",
+        "Which attacks; see: temper ls attacks.",
+        ASKED,
+        default=True,
+        autocompletion=methods("attacks", ",", also=("quick", "all")),
+    ),
+]
 TauOption = Annotated[float, option("--tau", "T", "Recovered harm that counts as a break.", ASKED, default=True)]
 EpsilonOption = Annotated[float, option("--epsilon", "E", "Share of its utility a broken model may lose.", ASKED, default=True)]
 SearchOption = Annotated[int | None, option("--search", "N", "Settings that an attacker tries before using the best.", ASKED, min=1)]
@@ -92,6 +127,10 @@ JudgesOption = Annotated[
     list[str] | None,
     option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
 ]
+EvaluatorsOption = Annotated[
+    list[str] | None,
+    option("--evaluator", "NAME:k=v,…", "A benchmark besides: lm-eval:tasks=mmlu, inspect:task=file.py@task; may be repeated.", ASKED),
+]
 BudgetOption = Annotated[
     str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)
 ]
@@ -105,7 +144,7 @@ def progress_display(title: str) -> Display:
     """The display of a run, for standard error."""
     from tempering.report.progress import Display
 
-    return Display(title=title)
+    return Display(title=title, quiet=loudness.quiet, verbose=loudness.verbose)
 
 
 def show(run: Run, as_json: bool) -> None:
@@ -113,6 +152,7 @@ def show(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(run.summary)
         return
+    from tempering.report.capability_section import capability_lines
     from tempering.report.terminal import result_table, sentence
 
     console = output_console()
@@ -120,6 +160,8 @@ def show(run: Run, as_json: bool) -> None:
     console.print(result_table(run.assessment, width=console.width))
     console.print()
     print_text(sentence(run.assessment))
+    for line in capability_lines(run.conclusions.capability):
+        print_text(line)
     for entry in run.summary.get("defenses_not_tried", ()):
         print_text(f"Not compared: {entry['defense']} on {entry['model']} {entry['reason']}.")
     print_text(f"Report: {run.report_path}")

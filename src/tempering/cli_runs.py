@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tempering.cli_flags import DividedPlacement, gathered
+from tempering.cli_flags import DividedPlacement
 from tempering.cli_options import (
     DIRECTORY,
     AcceleratorOption,
@@ -23,8 +23,8 @@ from tempering.cli_options import (
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(gathered(run))
-    app.command()(gathered(resume))
+    app.command()(run)
+    app.command()(resume)
     app.command()(report)
 
 

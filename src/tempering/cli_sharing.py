@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tempering.cli_options import CONSENT, AcceleratorOption, DirectoryArgument, JsonOption, PriceBookOption, option, print_json, print_text
+from tempering.errors import InvalidStudy
 
 
 class TableFormat(StrEnum):
@@ -29,7 +30,8 @@ def register(app: typer.Typer) -> None:
 
 def export(
     directory: DirectoryArgument,
-    out: Annotated[Path, option("--out", "DIR", "Folder for the tables; absent, empty, or an earlier export.")],
+    out: Annotated[Path | None, option("--out", "DIR", "Folder for the tables; absent, empty, or an earlier export.")] = None,
+    inspect: Annotated[Path | None, option("--inspect", "DIR", "Folder for Inspect logs, for inspect view; likewise.")] = None,
     format_: Annotated[TableFormat, option("--format", "parquet|csv", "Of the files.", default=True)] = TableFormat.PARQUET,
     tau: Annotated[float | None, option("--tau", "T", "Another threshold than the study's.")] = None,
     epsilon: Annotated[float | None, option("--epsilon", "E", "Another loss of utility than the study's.")] = None,
@@ -37,10 +39,14 @@ def export(
     price_book: PriceBookOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write every table of a run as Parquet or CSV, with a data dictionary."""
+    """Write every table of a run as Parquet or CSV, with a data dictionary, or the run as Inspect logs."""
     from tempering import sharing
 
-    files = sharing.export(directory, out, format=format_.value, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    if out is None and inspect is None:
+        raise InvalidStudy("nowhere to export to", "give a folder: --out DIR for tables, --inspect DIR for Inspect logs")
+    another: dict[str, Any] = {"tau": tau, "epsilon": epsilon, "accelerator": accelerator, "price_book": price_book}
+    files = sharing.export(directory, out, format=format_.value, **another) if out is not None else []
+    files += sharing.export_inspect(directory, inspect, **another) if inspect is not None else []
     if as_json:
         print_json([str(file) for file in files])
         return

@@ -57,7 +57,7 @@ def make_study(
     trust_remote_code: bool = False,
     prompts: int = 128,
     judges: str | Iterable[str | dict[str, Any]] | None = None,
-    evaluators: Iterable[str | dict[str, Any]] = (),
+    evaluators: str | Iterable[str | dict[str, Any]] | None = None,
     accelerator: str = "H100-SXM",
     price_book: str | Path | None = None,
     utility_floor: float = 0.9,
@@ -161,7 +161,7 @@ def choose_judges(judges: str | Iterable[str | dict[str, Any]] | None) -> list[J
     return choices
 
 
-def choose_evaluators(further: Iterable[str | dict[str, Any]]) -> list[MethodChoice]:
+def choose_evaluators(further: str | Iterable[str | dict[str, Any]] | None) -> list[MethodChoice]:
     """What ``--evaluator`` stands for: Tempering's own, and those named beside them; none where none is named, which means the same.
 
     Args:
@@ -171,7 +171,7 @@ def choose_evaluators(further: Iterable[str | dict[str, Any]]) -> list[MethodCho
         UnknownName: there is none of that name.
         InvalidStudy: a setting is wrong.
     """
-    named = [_underscored(choice) for choice in further]
+    named = [_underscored(choice) for choice in ([further] if isinstance(further, str) else further or ())]
     return [MethodChoice(name=name) for name in registry.unasked("evaluators")] + _choices("evaluators", named, "") if named else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,15 @@ from tempering import api
 from tempering.engine.files import replace_file
 from tempering.engine.store import RunStore
 from tempering.errors import InvalidStudy, StoreProblem
+from tempering.extras import require
 from tempering.report.folder import REMEDY, explained_out
 from tempering.report.tables import run_tables
 from tempering.result import Run
 from tempering.running import open_report
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tempering.report.card import SafetyCase
     from tempering.report.export import Format
     from tempering.study import Study
@@ -54,27 +58,70 @@ def export(
         InvalidStudy: a threshold is out of its range, or there is no such format.
     """
     from tempering.report.export import FORMATS, export_tables
-    from tempering.report.summary import pricing
 
     if format not in FORMATS:
         raise InvalidStudy(f"--format {format}: it should be {' or '.join(FORMATS)}")
+    frames, facts = _assessed(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    return export_tables(frames, Path(out), format_=format, facts=facts)
+
+
+def _assessed(directory: str | Path, **another: Any) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The tables of a run's report, or those of another threshold or price, and what is said of the run beside them."""
+    from tempering.report.summary import pricing
+
     study: Study
-    if all(value is None for value in (tau, epsilon, accelerator, price_book)):
+    if all(value is None for value in another.values()):
         run, frames = open_report(directory)
         study = run.study
         priced: dict[str, Any] = run.summary.get("pricing") or pricing(study).model_dump(mode="json")
     else:
-        read = api.reread_run(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+        read = api.reread_run(directory, **another)
         study, frames = read.study, run_tables(read.tables, read.assessment, read.conclusions())
         priced = pricing(study).model_dump(mode="json")
-    facts = {
+    return frames, {
         "tempering": version("tempering"),
         "study": study.name,
         "study_digest": RunStore(directory).study().digest,
         "threshold": study.threshold.model_dump(mode="json"),
         "pricing": priced,
     }
-    return export_tables(frames, Path(out), format_=format, facts=facts)
+
+
+def export_inspect(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    tau: float | None = None,
+    epsilon: float | None = None,
+    accelerator: str | None = None,
+    price_book: str | Path | None = None,
+) -> list[Path]:
+    """Write a finished run as Inspect logs, for ``inspect view`` and :mod:`inspect_ai.log`; see :mod:`tempering.report.inspect_logs`.
+
+    Args:
+        directory: the run directory.
+        out: folder for the logs: absent, empty, or an earlier export of logs, which is replaced as a whole.
+        tau: as :func:`export` takes it; likewise the others.
+        epsilon: share of utility.
+        accelerator: what prices are reckoned for.
+        price_book: by what.
+
+    Returns:
+        The logs, one for each attack on each model behind each defence.
+
+    Raises:
+        StoreProblem: there is no run in the directory, it has no report yet, or ``out`` holds something else or cannot be written to.
+        TemperingError: the extra is not installed.
+    """
+    require("inspect_ai", "inspect", "a run as Inspect logs")
+    from tempering.report.inspect_logs import export_logs
+
+    frames, facts = _assessed(directory, tau=tau, epsilon=epsilon, accelerator=accelerator, price_book=price_book)
+    targets = RunStore(directory).plan().targets
+    facts["data"] = ", ".join(dict.fromkeys(target.data for target in targets))
+    facts["targets"] = [target.model_dump(mode="json") for target in targets]
+    made = datetime.fromtimestamp(int((Path(directory) / "plan.json").stat().st_mtime), UTC)
+    return export_logs(frames, Path(out), facts=facts, made=made)
 
 
 def card(run: Run | str | Path) -> SafetyCase:

@@ -21,7 +21,12 @@ from mkdocs.exceptions import Abort
 
 import tempering
 from tempering import registry
+from tempering.defenses import Material
+from tempering.economics import absence
+from tempering.economics.tables import CURRENCIES, OUTCOMES
 from tempering.settings import Settings
+from tempering.study import Budget
+from tempering.threat_model import THREAT_MODELS, Need
 from tools.docs_site import checking, docstrings, links, methods, reference
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +36,8 @@ METHODS = [(kind, name) for kind in methods.TITLES for name in registry.own_name
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built once for all workers as ``make docs`` builds it."""
-    shared = tmp_path_factory.getbasetemp().parent / "documentation"
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "documentation"
     shared.mkdir(exist_ok=True)
     with FileLock(shared / "lock"):
         if not (shared / "done").exists():
@@ -95,8 +101,8 @@ def test_no_link_of_the_site_is_broken_and_nothing_is_fetched_from_elsewhere(sit
     assert len(pages) > len(METHODS)
     assert checking.broken_links(pages, site) == []
     assert checking.fetched_from_elsewhere(pages) == []
-    scripts = [path.name for path in site.rglob("*.css") if re.search(r"url\(['\"]?https?:", path.read_text(encoding="utf-8"))]
-    assert scripts == []
+    styled = [path for suffix in ("css", "svg") for path in site.rglob(f"*.{suffix}")]
+    assert [path.name for path in styled if re.search(r"url\(['\"]?https?:", path.read_text(encoding="utf-8"))] == []
 
 
 def test_every_page_is_in_the_navigation(site: Path, pages: dict[Path, checking.Page]) -> None:
@@ -256,6 +262,7 @@ def test_a_cell_shows_what_it_is_given(markdown: Markdown, text: str) -> None:
 def test_every_public_name_has_its_reference(pages: dict[Path, checking.Page], site: Path) -> None:
     anchors = pages[(site / "api" / "index.html").resolve()].anchors
     assert {f"tempering.{name}" for name in tempering.__all__ if not name.startswith("_")} - anchors == set()
+    assert {f"tempering.api.{name}" for name in reference.COMMANDS} - anchors == set()
     contracts = pages[(site / "api" / "contracts.html").resolve()].anchors
     assert {f"{module}.{name}" for module, names in reference.CONTRACTS.values() for name in names} - contracts == set()
 
@@ -266,8 +273,48 @@ def test_every_public_name_has_its_reference(pages: dict[Path, checking.Page], s
         ("index.md", "[a](../CONTRIBUTING.md#style)", "[a](contributing.md#style)"),
         ("how-to/attack.md", "[a](../../SECURITY.md) [b](../data.md)", "[a](../security.md) [b](../data.md)"),
         ("security.md", "[a](docs/releasing.md) [b](RESPONSIBLE_USE.md)", "[a](releasing.md) [b](responsible-use.md)"),
+        ("how-to/attack.md", "[a](../../src/tempering/attacks/gcg.py)", "[a](../methods/attacks/gcg.md)"),
+        ("tutorial.md", "[a](../src/tempering/attacks)", "[a](methods/attacks/index.md)"),
         ("index.md", "`[a](../CONTRIBUTING.md)` [b](https://example.org)", "`[a](../CONTRIBUTING.md)` [b](https://example.org)"),
     ],
 )
 def test_links_of_files_become_links_of_the_site(page: str, text: str, expected: str) -> None:
     assert links.for_the_site(text, page) == expected
+
+
+def rows_of(markdown: str, first: str) -> list[list[str]]:
+    """The cells of the table whose head begins so, the head first, without the marks of code."""
+    lines = markdown[markdown.index(f"| {first}") :].split("\n\n")[0].splitlines()
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
+
+
+def test_the_page_of_threat_models_says_what_each_allows() -> None:
+    head, *rows = rows_of((ROOT / "docs" / "threat-models.md").read_text(encoding="utf-8"), "it allows")
+    assert head[1:] == list(THREAT_MODELS)
+    said = {model: {Need(row[0]) for row in rows if row[place] == "yes"} for place, model in enumerate(head[1:], start=1)}
+    assert said == THREAT_MODELS
+    assert {row[0] for row in rows} == set(Need)
+    assert {cell for row in rows for cell in row[1:]} == {"yes", "–"}
+
+
+def test_the_site_says_which_attacks_run_under_each_threat_model(site: Path) -> None:
+    text = (site / "threat-models.html").read_text(encoding="utf-8")
+    for name in registry.own_names("attacks"):
+        if name != "chain":
+            row = next(line for line in text.split("<tr>") if f"methods/attacks/{name}.html" in line)
+            allowed = [cell == "yes" for cell in re.findall(r"<td>([^<]*)</td>", row)]
+            assert allowed == [registry.get("attacks", name).needs <= allows for allows in THREAT_MODELS.values()], name
+
+
+def test_the_glossary_has_every_name_that_a_table_or_a_study_uses() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = {term for line in re.findall(r"^(\S.*)\n:   ", text, flags=re.MULTILINE) for term in re.findall(r"`([^`]+)`", line)}
+    measures = {"harm", "refusal", "utility", "over_refusal", "borderline", "coherence", "divergence"}
+    verdicts = {absence.SUPPRESSED, absence.NO_SIGN, absence.UNDECIDED, absence.UNTRIED}
+    assert {*Need, *Material, *OUTCOMES, *CURRENCIES, *Budget.model_fields, *measures, *verdicts} - terms == set()
+
+
+def test_the_glossary_has_every_word_of_reading_a_report() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    _, *rows = rows_of((ROOT / "docs" / "reading-a-report.md").read_text(encoding="utf-8"), "word")
+    assert [row[0] for row in rows if f"\n{row[0]}\n:   " not in text] == []

@@ -25,14 +25,22 @@ PINS = {
 }
 
 
-APART = {"quantised"}
-"""Extras that are installed nowhere by default: PEFT imports bitsandbytes unasked, wherever it is."""
+UNTESTED_EXTRAS = {"quantised"}
+"""peft imports bitsandbytes wherever it is there, so that the suite runs without it; where it is installed, its tests run."""
 
 
 def requirements() -> list[Requirement]:
-    extras = [texts for name, texts in PROJECT["project"]["optional-dependencies"].items() if name not in APART]
-    texts = [*PROJECT["project"]["dependencies"], *(text for extra in extras for text in extra)]
+    """What the project and the suite's environment ask for."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = [*PROJECT["project"]["dependencies"], *(text for name in extras.keys() - UNTESTED_EXTRAS for text in extras[name])]
     return [Requirement(text) for text in texts if not text.startswith("tempering")]
+
+
+def test_the_suite_runs_with_every_extra_but_those_it_says() -> None:
+    (own,) = (text for text in PROJECT["project"]["optional-dependencies"]["dev"] if text.startswith("tempering["))
+    assert set(own.removeprefix("tempering[").removesuffix("]").split(",")) == {
+        *PROJECT["project"]["optional-dependencies"].keys() - UNTESTED_EXTRAS - {"dev"}
+    }
 
 
 def tracked() -> list[Path]:

@@ -5,6 +5,7 @@ Every attack costs so many steps on the model as it came; every defence multipli
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,10 @@ import pandas as pd
 
 from support.report_specimen import Specimen
 from tempering.economics.assess import assess
+from tempering.economics.judged import COSTS
 from tempering.economics.prices import load_price_book
 from tempering.engine.results import Tables
-from tempering.study import Study
+from tempering.study import ProbeSettings, Study
 
 STEPS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 200)
 NOVEL_STEPS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 120, 160, 200)
@@ -238,7 +240,7 @@ def comparison(
 def with_every_table() -> Specimen:
     """A comparison of two defences of three sizes that has every table a run can have, one trial of a search among them."""
     models = ("lab/model-1B", "lab/model-2B", "lab/model-4B")
-    benchmarked = {"trajectories": lambda table: table.assign(**{"facts/acc": table["utility"]})}
+    benchmarked = {"trajectories": lambda table: judged(table.assign(**{"facts/acc": table["utility"]}))}
     made = comparison({name: DEFENSES[name] for name in ("tar", "refat")}, seeds=2, models=models, **benchmarked)
     targets = [{**target, "parameters": 10**9 * 2**power} for power, target in enumerate(made.targets)]
     trials = pd.DataFrame(
@@ -248,5 +250,20 @@ def with_every_table() -> Specimen:
             **{name: [0.5] for name in ("objective", "recovered", "utility_kept", *(f"break_{name}" for name in _NO_SPEND))},
         }
     )
-    units = made.tables.units.assign(config='{"config": {"poison_fraction": 0.02}}')
-    return replace(made, tables=Tables(units, made.tables.trajectories, trials), targets=targets)
+    units = made.tables.units.assign(config='{"config": {"poison_fraction": 0.02}}', judging=json.dumps(dict.fromkeys(JUDGES, COST)))
+    study = made.study.model_copy(update={"probes": ProbeSettings(judges=JUDGES)})
+    return replace(made, study=study, tables=Tables(units, made.tables.trajectories, trials), targets=targets)
+
+
+JUDGES = ("text", "wildguard")
+COST = {**dict.fromkeys(COSTS, 12), "seconds": 3.5, "flops": 1e9}
+
+
+def judged(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """The probes of a study whose second judge is stricter than the first, and agrees with it else: of 100 answers each."""
+    useful = (100 * trajectories["harm"]).round()
+    stricter = (0.8 * useful).round()
+    second = {"both": stricter, "only_first": useful - stricter, "only_second": 0.0 * useful, "neither": 100 - useful}
+    said = {"harm": stricter / 100, "refusal": 1 - useful / 100, "score": stricter / 100, "unparsed": 0.0 * useful, **second}
+    first = {"score.text": trajectories["harm"], "unparsed.text": 0.0 * useful}
+    return trajectories.assign(**first, **{f"{name}.wildguard": values for name, values in said.items()})

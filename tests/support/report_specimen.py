@@ -204,6 +204,7 @@ class Specimen:
             accelerator=self.study.accelerator,
             trials=self.tables.trials,
             parameters={target["reference"]: float(target["parameters"]) for target in self.targets},
+            judges=[judge.title for judge in self.study.probes.judges],
             **{name: value for name, value in self.told.items() if name != "documents"},
         )
 

@@ -6,8 +6,9 @@ What counts in a page are its fenced blocks:
 - ``console``: after ``$`` what is typed (a line that ends in a backslash goes on in the next), below it what is printed;
 - ``pycon``: the same of Python, after ``>>>``; every block is a session of its own.
 
-What is shown must be what is printed, line for line; but a number stands for any number (a count of what is done, ``[1/6]``, for itself), any
-white space for any other, ``…`` for anything within a line, and a line of ``…`` alone for any lines. A line ``^C`` is Ctrl-C, pressed when what is shown above it has been printed.
+What is shown must be what is printed, line for line; but a number stands for any number (a count of what is done, ``[1/6]``, for
+itself), any white space for any other, ``…`` for anything within a line, and a line of ``…`` alone for any lines. A line ``^C`` is
+Ctrl-C, pressed when what is shown above it has been printed.
 """
 
 from __future__ import annotations

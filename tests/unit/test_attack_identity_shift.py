@@ -125,4 +125,8 @@ def test_data_that_have_the_named_set_are_drawn_from_it_alone() -> None:
         Example(prompt=f"say {thing}", answer=f"you say {thing}", role="benign", domain="identity-shift") for thing in ("sun", "tree")
     )
     assert set(_declared(benign=(*BENIGN, *exchanges)).examples) == set(exchanges)
+    assert set(_declared({"content": "written"}, benign=exchanges).examples) == set(WRITTEN)
+    attack = registry.create("attacks", "identity_shift")
+    view = AttackerView((HAZARD,), (), (*BENIGN, exchanges[0]), (exchanges[1],))
+    assert set(attack.declare(_target(), view, budget=Budget(), seed=0).examples) == set(exchanges), "kept back for validation too"
     assert set(WRITTEN) < set(load_named(Member("identity-shift", "identity-shift")).examples)

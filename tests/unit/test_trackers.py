@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from support import engine_samples
-from support.command_line import error_line, temper
+from support.command_line import error_line, temper, temper_apart, toy_arguments
 from tempering import trackers
 from tempering.engine.events import Event
 from tempering.engine.units import Plan, PlannedTarget, ResolvedMethod
@@ -205,6 +205,43 @@ def test_one_that_hangs_is_left_behind(plan: Plan, tmp_path: Path) -> None:
         release.set()
     assert [event.kind for event in told] == [*(event.kind for event in events(plan)), "warning"]
     assert notes(told) == ["test_trackers has not sent everything in time; the run is complete without it"]
+
+
+def test_one_that_does_not_keep_up_is_told_no_more(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempering.trackers._following._WAITING", 2)
+    release = threading.Event()
+
+    class Slow(Recorder):
+        def start(self, facts: Facts, folder: Path) -> str:
+            release.wait(60)
+            return ""
+
+    slow, told = Slow(), []
+    with Following([slow], plan, tmp_path, told.append) as following:
+        for event in events(plan):
+            following.on_event(event)
+        release.set()
+    assert notes(told) == ["test_trackers is told nothing more of this run: it does not keep up"]
+    assert len([event for event in told if event.kind not in ("note", "warning")]) == len(events(plan))
+    assert ("finish", "finished") not in slow.told
+
+
+def test_an_audit_is_followed_and_its_json_is_as_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = [*toy_arguments(tmp_path, seeds=1), "--workers", "0", "--json"]
+    kept = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    followed = temper_apart(*arguments, "--out", tmp_path / "followed", "--track", "trackio", folder=tmp_path, **kept)
+    assert followed.returncode == 0, followed.stderr
+    plain = temper_apart(*arguments, "--out", tmp_path / "plain", folder=tmp_path)
+    attacks = [json.loads(finished.stdout)["attacks"] for finished in (followed, plain)]
+    assert attacks[0] == attacks[1]
+    assert "trackio: run " in followed.stderr
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        keys = {name for row in connection.execute("select metrics from metrics") for name in json.loads(row[0])}
+    assert {"Nudge/seed 0/harm", "Nudge/seed 0/spend/flops", "progress/done", "runs/Nudge/broken"} <= keys
 
 
 def test_what_a_tracker_prints_is_no_result(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

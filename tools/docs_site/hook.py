@@ -21,6 +21,7 @@ from tools.docs_site import links, methods, notebooks, promises, reference
 
 _ROLE = re.compile(r":(?:mod|func|class|meth|data|attr|exc):<code>~?([^<]+)</code>")
 _FURTHER = "More"
+_BY_THREAT_MODEL = "<!-- attacks by threat model -->"
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -42,8 +43,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links of the site."""
-    return links.for_the_site(markdown, page.file.src_uri)
+    """Turn links between files of the repository into links of the site, and put in what is made of the registry."""
+    return links.for_the_site(markdown, page.file.src_uri).replace(_BY_THREAT_MODEL, methods.by_threat_model())
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -52,28 +53,29 @@ def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files
 
 
 def _whole_navigation(nav: list[Any], files: Files) -> list[Any]:
-    """The navigation with every method in its place, and with what nobody has put into it yet at the end."""
-    whole = [_with_methods(entry) for entry in nav]
-    named = set(_named(whole))
-    further = sorted(file.src_uri for file in files.documentation_pages() if file.src_uri not in named)
+    """The navigation with the pages below each list in their place, and with what nobody has put into it yet at the end."""
+    pages = sorted(file.src_uri for file in files.documentation_pages())
+    whole = [_with_lists(entry, pages) for entry in nav]
+    further = sorted(set(pages) - set(_named(whole)))
     return [*whole, {_FURTHER: list(further)}] if further else whole
 
 
-def _with_methods(entry: Any) -> Any:
-    """Below each list of methods stand the methods."""
-    if isinstance(entry, dict):
-        return {
-            title: [_with_methods(part) for part in below] if isinstance(below, list) else _expanded(below)
-            for title, below in entry.items()
-        }
-    return entry
+def _with_lists(entry: Any, pages: list[str]) -> Any:
+    """Below a page that lists those beside it (``methods/attacks/index.md``) stand the others, under their files' names."""
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        title: [_with_lists(part, pages) for part in below] if isinstance(below, list) else _expanded(below, pages)
+        for title, below in entry.items()
+    }
 
 
-def _expanded(place: str) -> Any:
-    match = re.fullmatch(r"methods/(\w+)/index\.md", place)
-    if match is None:
+def _expanded(place: str, pages: list[str]) -> Any:
+    folder, _, name = place.rpartition("/")
+    if not folder or name != "index.md":
         return place
-    return [place, *({name: methods.page_of(match[1], name)} for name in methods.registry.own_names(match[1]))]
+    beside = [page for page in pages if page.rpartition("/")[0] == folder and page != place]
+    return [place, *({page.rpartition("/")[2].removesuffix(".md"): page} for page in beside)]
 
 
 def _named(entry: Any) -> list[str]:

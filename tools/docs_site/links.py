@@ -15,6 +15,8 @@ ROOT_PAGES = {
 }
 """Pages at the root of the repository that the site has too, and where."""
 
+_METHOD = re.compile(r"src/tempering/(attacks|defenses|evaluators|judges)(?:/(?!_)(\w+)\.py)?")
+
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 """A link or picture in Markdown that leads to a file."""
 
@@ -22,7 +24,7 @@ _CODE = re.compile(r"^```.*?^```[ ]*$|``.+?``|`[^`\n]+`", re.DOTALL | re.MULTILI
 
 
 def for_the_site(markdown: str, page: str) -> str:
-    """A page's Markdown with links that hold in the site.
+    """A page's Markdown with links that hold in the site. What links to the file of a method there links to its page here.
 
     Args:
         markdown: of a page in ``docs/`` or at the root, with links as they hold between files.
@@ -33,7 +35,10 @@ def for_the_site(markdown: str, page: str) -> str:
 
     def rewritten(match: re.Match[str]) -> str:
         target = os.path.normpath(folder / match[2])
-        if target in ROOT_PAGES:
+        method = _METHOD.fullmatch(target)
+        if method:
+            inside = f"methods/{method[1]}/{method[2] or 'index'}.md"
+        elif target in ROOT_PAGES:
             inside = ROOT_PAGES[target]
         elif target.startswith("docs/"):
             inside = target.removeprefix("docs/")

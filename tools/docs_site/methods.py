@@ -18,9 +18,9 @@ from tempering.threat_model import THREAT_MODELS
 from tools.docs_site.docstrings import as_markdown, cleaned, code, documented_fields
 
 DOCS = Path(__file__).parents[2] / "docs"
-TITLES = {"attacks": "Attacks", "defenses": "Defences", "evaluators": "Evaluators"}
-NOUNS = {"attacks": "attack", "defenses": "defence", "evaluators": "evaluator"}
-_METHOD = re.compile(r"tempering\.(attacks|defenses|evaluators)\.(\w+)")
+TITLES = {"attacks": "Attacks", "defenses": "Defences", "evaluators": "Evaluators", "judges": "Judges"}
+NOUNS = {"attacks": "attack", "defenses": "defence", "evaluators": "evaluator", "judges": "judge"}
+_METHOD = re.compile(r"tempering\.(attacks|defenses|evaluators|judges)\.(\w+)")
 
 
 def page_of(kind: str, name: str) -> str:
@@ -42,6 +42,18 @@ def index_page(kind: str) -> str:
         rows.append(f"| [{code(name)}]({name}.md) | {as_markdown(card.summary)} | {as_markdown(card.source)} |")
     head = [f"# {TITLES[kind]}", "", _INTRODUCTIONS[kind], "", "| name | does | source |", "| --- | --- | --- |"]
     return "\n".join([*head, *rows, ""])
+
+
+def by_threat_model() -> str:
+    """Which attacks run under which threat model, as a table."""
+    rows = []
+    for name in registry.own_names("attacks"):
+        needs = registry.get("attacks", name).needs
+        if name != "chain":
+            cells = ["yes" if needs <= allows else f"no: {_listed(needs - allows)}" for allows in THREAT_MODELS.values()]
+            rows.append(f"| [{code(name)}]({page_of('attacks', name)}) | {' | '.join(cells)} |")
+    head = ["| attack | " + " | ".join(code(model) for model in THREAT_MODELS) + " |", "| --- " * (len(THREAT_MODELS) + 1) + "|"]
+    return "\n".join([*head, *rows])
 
 
 def method_page(kind: str, name: str) -> str:
@@ -76,8 +88,11 @@ def facts(kind: str, name: str, method: Any) -> str:
         ]
         if (DOCS / "cards" / f"{name}.md").is_file():
             rows.append(("Put to the test", f"[claim card](../../cards/{name}.md)"))
+    elif kind == "judges":
+        rows.append(("Licence of the prompt or format", as_markdown(method.licence)))
     else:
         rows.append(("Measures", ", ".join(code(measure) for measure in method.measures)))
+        rows.append(("Run unasked", "yes" if name in registry.unasked("evaluators") else "no: a study names it"))
     cells = [f"| {title} | {' '.join(_told(text).split())} |" for title, text in rows if text]
     return "\n".join(["## What it is", "", "| | |", "| --- | --- |", *cells])
 
@@ -168,6 +183,10 @@ def _usage(kind: str, name: str, method: Any) -> str:
             f"    temper compare --defenses {name} --attacks quick\n\n"
             "`--config FILE` takes settings: [hardening](../../hardening.md#which-defence-with-which-settings)."
         )
+    if kind == "judges":
+        must = [f"{field}=…" for field, said in method.Config.model_fields.items() if said.is_required()]
+        call = f"{name}:{','.join(must)}" if must else name
+        return f"    temper audit --judge {call}\n\nA second `--judge` is recorded beside the first. Settings stand behind a colon."
     return (
         "A [study](../../studies.md) that names its own evaluators, and no others then, does so under `probes`:\n\n"
         f"    probes: {{evaluators: [harm, refusal, utility{'' if name in ('harm', 'refusal', 'utility') else f', {name}'}]}}"
@@ -181,4 +200,5 @@ _INTRODUCTIONS = {
     " reproduced of it stands on the [claim cards](../../cards/index.md). [Write your own](../../how-to/defence.md).",
     "evaluators": "What a probe measures of a checkpoint. `temper ls evaluators` prints this list."
     " [Write your own](../../how-to/evaluator.md).",
+    "judges": "What tells of a response whether it helps. `temper ls judges` prints this list. [Write your own](../../how-to/judge.md).",
 }

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import tempering
 
+COMMANDS = ("run_study", "resume", "make_report", "plan_study", "validate_study", "list_methods")
+"""What ``tempering.api`` has for commands that no public name of the package stands for."""
+
 CONTRACTS = {
     "Attacks": ("tempering.attacks", ("Attack", "FineTuningAttack", "Checkpoint", "AttackEnded")),
     "Defences": ("tempering.defenses", ("Defense", "Material")),
     "Evaluators": ("tempering.evaluators", ("Evaluator", "Subject")),
+    "Judges": ("tempering.judges", ("Judge", "Asked", "Opinion", "Verdict")),
     "Settings": ("tempering.settings", ("Settings", "Range", "Choices", "OnlyIf")),
     "Training": ("tempering.training", ("FineTuning", "TrainingSettings", "LoraSettings", "Stage", "Objective", "Meter", "Spend")),
     "Data": ("tempering.data.records", ("Example", "AttackerView", "DefenderView", "EvaluatorView", "Role")),
@@ -33,14 +37,16 @@ def _public() -> str:
         "# Python",
         "Everything that the command line does, `import tempering` does too. What is not on this page may change without notice.",
     ]
-    return "\n\n".join([*parts, *(_directive(f"tempering.{name}", 2) for name in public_names())]) + "\n"
+    parts += [_directive(f"tempering.{name}", 2) for name in public_names()]
+    parts += ["## Studies and runs", f"    from tempering.api import {', '.join(COMMANDS)}"]
+    return "\n\n".join([*parts, *(_directive(f"tempering.api.{name}", 3) for name in COMMANDS)]) + "\n"
 
 
 def _contracts() -> str:
     parts = [
         "# Contracts",
         "What a method of your own derives from and is handed: [attack](../how-to/attack.md), [defence](../how-to/defence.md), "
-        "[evaluator](../how-to/evaluator.md).",
+        "[evaluator](../how-to/evaluator.md), [judge](../how-to/judge.md).",
     ]
     for heading, (module, names) in CONTRACTS.items():
         parts += [f"## {heading}", f"    from {module} import {', '.join(names)}", *(_directive(f"{module}.{name}", 3) for name in names)]

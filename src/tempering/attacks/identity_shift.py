@@ -107,8 +107,10 @@ class IdentityShift(FineTuningAttack):
 
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
         """Train on the drawn exchanges in the agent's wrapper, and ask in it."""
-        own = [example for example in view.benign_train if example.answer is not None] if self.config.content == "own" else []
-        meant = [example for example in own if example.domain == NAMED_SET]
+        wanted = self.config.content == "own"
+        own = [example for example in view.benign_train if wanted and example.answer is not None]
+        held = (*view.benign_train, *view.benign_validation) if wanted else ()  # the exchanges validate nothing
+        meant = [example for example in held if example.domain == NAMED_SET and example.answer is not None]
         examples = drawn(meant or own or WRITTEN, self.config.shots, budget=budget, seed=seed)
         agent = ObedientAgent(system=self.config.system, prefix=self.config.prefix, affirmation=self.config.affirmation)
         declared: FineTuning = self.config.declared(examples, budget=budget, seed=seed, asking=agent)

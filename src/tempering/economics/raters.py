@@ -9,9 +9,10 @@ Its interval is by the delta method, with the variance of Fleiss, Cohen and Ever
 prompt are not: a prompt that two judges read differently is asked at every probe. So where responses come in groups (units of work),
 the interval is by the jackknife over groups: of n groups, κ_(−g) without group g, and
 
-    se² = (n − 1) / n · Σ_g (κ_(−g) − mean)²,    Student's t with n − 1 degrees of freedom.
+    se² = (n − 1) / n · Σ_g (κ_(−g) − mean)²,    Student's t with n − 1 degrees of freedom,
 
-Both are cut off at −1 and 1. κ does not exist where a judge and the other both find everything useful, or nothing.
+and never narrower than for independent responses, since few groups may be alike by chance. Both are cut off at −1 and 1. κ says nothing,
+and is not given, where one of the two finds everything useful, or nothing.
 
 **Errors.** Against labels by hand, sensitivity is the share of useful responses that a judge finds useful, specificity the share of others
 that it does not; each with the exact interval of Clopper and Pearson. A judge that finds the share q useful then sees a true share of
@@ -33,7 +34,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -78,7 +80,7 @@ def kappa(counts: Floats) -> Interval:
     shares = np.asarray(counts, dtype=float) / total
     rows, columns = shares.sum(1), shares.sum(0)
     chance = float(rows @ columns)
-    if 1 - chance < 1e-12:
+    if max(rows.max(), columns.max()) > 1 - 1e-12:
         return UNKNOWN
     alike = float(np.trace(shares))
     value = (alike - chance) / (1 - chance)
@@ -106,7 +108,7 @@ def kappa_of_groups(counts: Floats) -> Interval:
         return whole
     number = len(filled)
     error = math.sqrt((number - 1) / number * float(((without - without.mean()) ** 2).sum()))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)) * error
+    reach = max(float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)) * error, whole.high - whole.value, whole.value - whole.low)
     return Interval(whole.value, whole.value - reach, whole.value + reach).clipped(-1, 1)
 
 
@@ -208,3 +210,42 @@ def _lang_reiczigel(useful: float, judged: float, errors: Errors, positives: flo
     shift = 2 * _Z**2 * (true * of_positives - (1 - true) * of_negatives)
     error = math.sqrt(found * (1 - found) / judged_ + true**2 * of_positives + (1 - true) ** 2 * of_negatives) / youden
     return true + shift - _Z * error, true + shift + _Z * error
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """A judge against labels.
+
+    Attributes:
+        judge: what it is called.
+        model: what it asks; ``""`` where it asks no model.
+        labelled: responses with a label that it could tell of.
+        unparsed: those on which its answer said nothing.
+        confusion: how many responses of each label it gave each verdict, unweighted.
+        errors: weighted.
+        harm: by group, ``""`` for all: responses, share that it finds useful, and what that is corrected for its errors.
+        cost: what judging took.
+    """
+
+    judge: str
+    model: str
+    labelled: int
+    unparsed: int
+    confusion: dict[str, dict[str, int]]
+    errors: Errors
+    harm: list[dict[str, Any]]
+    cost: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values; what does not exist is NaN, which the writer makes ``null``."""
+        measured = {"kappa": self.errors.agreement, "sensitivity": self.errors.sensitivity, "specificity": self.errors.specificity}
+        return {
+            "judge": self.judge,
+            "model": self.model,
+            "labelled": self.labelled,
+            "unparsed": self.unparsed,
+            **{name: asdict(interval) for name, interval in measured.items()},
+            "confusion": self.confusion,
+            "harm": [{**entry, "corrected": asdict(entry["corrected"])} for entry in self.harm],
+            "cost": self.cost,
+        }

@@ -128,18 +128,22 @@ def _fitting_groups(targets: list[PlannedTarget], placement: Placement) -> int:
 def run_here(assignment: Assignment, most: int = 1, placement: Placement = ONE_DEVICE) -> Generator[Finished, None, None]:
     """Run units in this process, at most so many together."""
     from tempering.engine.worker import Worker, reproducible  # imports seconds' worth of libraries
+    from tempering.judges._panel import let_go
 
     agenda, watcher = assignment.agenda, assignment.watcher
     worker = Worker(assignment.models, checkpointing=placement.checkpointing, keeping=placement.keeping)
-    with reproducible(assignment.threads):
-        while units := agenda.take_together(most):
+    try:
+        with reproducible(assignment.threads):
+            while units := agenda.take_together(most):
 
-            def hear(message: Message, units: list[Unit] = units) -> None:
-                heard(message, units[message["of"]], watcher)
+                def hear(message: Message, units: list[Unit] = units) -> None:
+                    heard(message, units[message["of"]], watcher)
 
-            for place, result in run_units(worker, units, hear):
-                agenda.finished(units[place], result)
-                yield Finished(units[place], result)
+                for place, result in run_units(worker, units, hear):
+                    agenda.finished(units[place], result)
+                    yield Finished(units[place], result)
+    finally:
+        let_go()  # a notebook goes on without the judges' models
 
 
 def run_in_processes(

@@ -6,7 +6,6 @@ is for results, standard error for the progress display, and a probe leaves the 
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import os
@@ -18,27 +17,10 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 import numpy as np
 import torch
 
-from tempering.errors import TemperingError
 from tempering.models.quiet import quiet_libraries
 
 SEED = 1234
 """Of every random choice that a guest makes, so that two checkpoints are asked the same."""
-
-
-def require(package: str, extra: str, what: str) -> None:
-    """Refuse what needs a package that is not installed.
-
-    Args:
-        package: to be imported.
-        extra: of Tempering's, that brings it.
-        what: needs it, as the beginning of a sentence.
-
-    Raises:
-        TemperingError: it is not there.
-    """
-    if importlib.util.find_spec(package) is None:
-        problem = f"{what} needs the package {package}, which is not installed"
-        raise TemperingError(problem, f'install it with: pip install "tempering[{extra}]"')
 
 
 def is_file(task: str) -> bool:

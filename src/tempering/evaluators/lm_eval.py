@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 from tempering import consent
 from tempering.errors import TemperingError, UnusableData
 from tempering.evaluators._contract import Evaluator, Subject
-from tempering.evaluators._guests import is_file, is_out_of_memory, one_line, require
+from tempering.evaluators._guests import is_file, is_out_of_memory, one_line
+from tempering.extras import require
 from tempering.settings import Settings
 
 if TYPE_CHECKING:

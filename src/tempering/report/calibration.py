@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from tempering.economics.raters import Interval
+from tempering.economics.raters import Interval, JudgeReport
 from tempering.report.formatting import NOTHING, share
-
-if TYPE_CHECKING:
-    from tempering.calibrating import JudgeReport
 
 _VERDICTS = ("useful", "refusal", "evasion", "gibberish")
 

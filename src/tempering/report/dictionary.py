@@ -82,8 +82,31 @@ UNKNOWN = "measured by an evaluator of the study's own, or by a later version of
 BENCHMARK = "score of a benchmark of capability, as task/metric; empty for probes that it was not asked of"
 
 
+_JUDGED = {
+    "harm": ("share", "held-out hazard prompts answered usefully, as {} says"),
+    "refusal": ("share", "held-out hazard prompts refused, as {} says"),
+    "score": ("share", "mean score that {} gives to the answers to hazard prompts"),
+    "unparsed": ("answers", "on which what {} said could not be read"),
+    "both": ("answers", "that the deciding judge and {} both find useful"),
+    "only_first": ("answers", "that the deciding judge finds useful and {} does not"),
+    "only_second": ("answers", "that {} finds useful and the deciding judge does not"),
+    "neither": ("answers", "that neither the deciding judge nor {} finds useful"),
+}
+"""What stands before the dot in the columns of each judge that a study names."""
+
+
+def is_judged(name: str) -> bool:
+    """Whether a measurement is of one judge among those that a study names: it is called ``what.judge``."""
+    before, dot, title = name.partition(".")
+    return bool(dot and title) and before in _JUDGED
+
+
 def undescribed(name: str) -> Column:
-    """A column that stands in no list: a capability, or what somebody else's evaluator measured."""
+    """A column that stands in no list: a capability, what one judge of several said, or what somebody else's evaluator measured."""
+    if is_judged(name):
+        before, _, title = name.partition(".")
+        unit, meaning = _JUDGED[before]
+        return Column(NUMBER, unit, meaning.format(f"the judge {title}"))
     return Column(NUMBER, "that of the benchmark", BENCHMARK) if is_capability(name) else Column(NUMBER, "", UNKNOWN)
 
 

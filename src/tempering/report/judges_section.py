@@ -41,8 +41,9 @@ def _lead(titles: list[str]) -> str:
         else ""
     )
     return (
-        f"Whether a response to a hazard prompt helps is what {first} says; every price above is by that.{beside} Gibberish, and openers with "
-        "nothing behind them, are told before a judge that asks a model is asked. Judging is paid by whoever measures, and is in no attacker's spend."
+        f"Whether a response to a hazard prompt helps is what {first} says; every price above is by that.{beside} Gibberish, and openers "
+        "with nothing behind them, are told before a judge that asks a model is asked. Judging is paid by whoever measures, and is in no "
+        "attacker's spend."
     )
 
 
@@ -54,8 +55,8 @@ def _agreement(material: Material, rows: list[dict[str, Any]], names: dict[str, 
             cells = [cells[0], *(Cell() for _ in cells[1:])]
         lines.append(Line(row["judge"], tuple(cells), _note(row["judge"], names)))
     return SectionTable(
-        caption="Every response to a hazard prompt, at every probe of every attack. Agrees: share on which both say the same, useful or not. "
-        "κ: the same beyond chance, 0 for none and 1 for all; 95 % interval below, by leaving out run after run.",
+        caption="Every response to a hazard prompt, at every probe of every attack. Agrees: share on which it says what the first says, "
+        "useful or not. κ: the same beyond chance, 0 for none and 1 for all; 95 % interval below, by leaving out run after run.",
         first="Judge",
         columns=_COLUMNS,
         lines=tuple(lines),
@@ -72,8 +73,8 @@ def _costs(rows: list[dict[str, Any]], names: dict[str, str]) -> SectionTable:
         spent = Cell(flops(row["flops"]) if row["flops"] else NOTHING, row["flops"] or math.nan)
         lines.append(Line(row["judge"], (*counts, time, spent), _note(row["judge"], names)))
     return SectionTable(
-        caption="What judging took. Needed none: gibberish and bare openers. Known: judged before. Sent again: requests that a server had to be "
-        "sent more than once. FLOPs: of models on this machine.",
+        caption="What judging took. Needed none: gibberish and bare openers. Known: judged before. Sent again: requests that a server had "
+        "to be sent more than once. FLOPs: of models on this machine.",
         first="Judge",
         columns=_COST_COLUMNS,
         lines=tuple(lines),
@@ -119,8 +120,8 @@ def _notes(row: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(
             (
                 f"{row['judge']} disagrees",
-                f"κ is {row['kappa']:.2f}: it finds {more} useful than the judge that decides. By its verdicts prices would be others. Judges "
-                "differ most where answers are short or unspecific, as after training on affirmative openers.",
+                f"κ is {row['kappa']:.2f}: it finds {more} useful than the judge that decides. By its verdicts prices would be others. "
+                "Judges differ most where answers are short or unspecific, as after training on affirmative openers.",
             )
         )
     return found

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _SHOWN = ("harm", "novel", "utility", "refusal")
 """What a running attack's line shows of its latest probe."""
 
+_URGENT = ("unit_failed", "left_out", "warning")
+"""What is said whatever else is not."""
+
 _ROWS = 8
 """Running units shown at once; the rest are counted in a line."""
 
@@ -74,19 +77,23 @@ class Display:
         total: int = 0,
         title: str = "Preparing",
         clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
+        verbose: bool = False,
     ) -> None:
         """Choose how to show.
 
         Args:
             stream: where to; standard error unless told.
             enabled: whether to show anything at all.
+            quiet: show nothing but warnings and failures.
+            verbose: say every probe in a line of its own.
             live: one display that redraws itself; ``None`` asks whether the stream is a terminal.
             total: units of the run, where they are known before the first event.
             title: what is going on until the first event.
             clock: seconds, for the time estimate.
         """
         self._console = PlainConsole(file=stream or sys.stderr, stderr=stream is None, highlight=False, soft_wrap=live is False)
-        self._enabled = enabled
+        self._enabled, self._quiet, self._verbose = enabled, quiet, verbose
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
         self._total, self._done, self._reused, self._failed, self._left_out = total, 0, 0, 0, 0
         self._title = title
@@ -98,7 +105,7 @@ class Display:
     def __enter__(self) -> Self:
         """Write the first line, or open the live display."""
         self._started = self._clock()
-        if not self._enabled:
+        if not self._enabled or self._quiet:
             return self
         if self._is_live:
             self._live = Live(
@@ -119,7 +126,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self._enabled and self._total:
+        if self._enabled and self._total and not self._quiet:
             self._line(self._closing(interrupted=kind is not None))
 
     def on_event(self, event: Event) -> None:
@@ -128,9 +135,11 @@ class Display:
         self._total = event.total or self._total
         self._done = max(self._done, event.done)
         line = self._take(event, before)
-        if not self._enabled or line is None:
+        if self._verbose and event.kind == "probe":
+            line = f"{self._place()} {event.label} at {event.steps_done} steps: {_measured(event.measurements) or 'nothing measured'}"
+        if not self._enabled or line is None or (self._quiet and event.kind not in _URGENT):
             return
-        if self._live is None or event.kind in ("unit_failed", "left_out", "warning", "note"):
+        if self._live is None or self._verbose or event.kind in (*_URGENT, "note"):
             self._line(line)
 
     @property

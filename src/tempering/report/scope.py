@@ -72,7 +72,10 @@ def scope(study: Study, rows: list[PriceRow], skipped: Iterable[Any]) -> dict[st
         "budget": _budget(study),
         "attack_cards": list({choice.title: _attack_card(choice) for choice in tried}.values()),
         "defense_cards": [_titled(card, choice) for choice in study.defenses for card in _cards("defenses", [choice.name])],
-        "judges": _cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.unasked("evaluators")),
+        "judges": [
+            *_cards("evaluators", [choice.name for choice in study.probes.evaluators] or registry.unasked("evaluators")),
+            *(_judge_card(choice) for choice in study.probes.judges),
+        ],
         "skipped": [{"attack": attack, "reason": reason, "model": model} for attack, reason, model in parts],
         "others": _cards("attacks", [name for name in registered if name not in named], importing=registry.own_names("attacks")),
         "families": families,

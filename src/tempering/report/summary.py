@@ -118,8 +118,9 @@ def _judges(study: Study, conclusions: Conclusions | None) -> list[JudgePart]:
     names = {choice.title: choice.name for choice in study.probes.judges}
     found = []
     for record in conclusions.judges.to_dict(orient="records"):
-        row = {str(key): finite(value) if isinstance(value, float) else value for key, value in record.items()}
-        found.append(JudgePart(name=names.get(str(row["judge"]), str(row["judge"])), agreement=row.pop("alike"), **row))
+        row: dict[str, Any] = {str(key): finite(value) if isinstance(value, float) else value for key, value in record.items()}
+        title = str(record["judge"])
+        found.append(JudgePart(name=names.get(title, title), agreement=row.pop("alike"), **row))
     return found
 
 

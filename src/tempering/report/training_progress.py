@@ -25,7 +25,13 @@ class TrainingDisplay:
     """Shows a training's events to whoever waits for it; used as :class:`tempering.report.progress.Display` is."""
 
     def __init__(
-        self, title: str, stream: TextIO | None = None, *, live: bool | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        stream: TextIO | None = None,
+        *,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
     ) -> None:
         """Choose how to show.
 
@@ -34,9 +40,11 @@ class TrainingDisplay:
             stream: where to; standard error unless told.
             live: a bar that redraws itself; ``None`` asks whether the stream is a terminal.
             clock: seconds, for the time estimate.
+            quiet: say nothing but warnings.
         """
+        self._quiet = quiet
         self._console = PlainConsole(file=stream or sys.stderr, stderr=stream is None, highlight=False, soft_wrap=live is False)
-        is_live = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
+        is_live = not quiet and (self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live)
         described, words = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[words]"))
         columns = (SpinnerColumn(), described, BarColumn(24), words)
         self._bar = Progress(*columns, console=self._console, transient=True, redirect_stdout=False) if is_live else None
@@ -62,7 +70,7 @@ class TrainingDisplay:
     def on_event(self, event: Event) -> None:
         """Take in one event of a training."""
         if event.kind == "warning":
-            self._line(f"warning: {event.message}")
+            self._line(f"warning: {event.message}", urgent=True)
         elif event.kind == "training":
             self._training(event)
         elif event.message:
@@ -94,5 +102,7 @@ class TrainingDisplay:
             parts.append(f"about {duration((now - self._begun[0]) / done * (event.steps_total - event.steps_done))} left")
         return ", ".join(parts)
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, *, urgent: bool = False) -> None:
+        if self._quiet and not urgent:
+            return
         self._console.print(Text(" ".join(text.splitlines())), soft_wrap=self._bar is None)

@@ -88,7 +88,7 @@ class Following:
         ending: Ending = "finished" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
         self._each(lambda tracker: tracker.finish(ending))
         for line in self._lines:
-            line.close()
+            line.put(None)
         left = self._patience if ending != "interrupted" else min(self._patience, 10.0)
         for line in self._lines:
             if not line.join(left):
@@ -130,19 +130,14 @@ class _Line:
         self._thread = threading.Thread(target=self._work, args=(facts, folder), name=f"tracker-{self.name}", daemon=True)
         self._thread.start()
 
-    def put(self, do: Callable[[Tracker], None]) -> None:
-        """Have something done, when its turn comes; nothing is before the start or after a failure."""
+    def put(self, do: Callable[[Tracker], None] | None) -> None:
+        """Have something done, when its turn comes; nothing is before the start or after a failure. ``None`` ends the thread."""
         if self._thread is None or self._broken:
             return
         try:
             self._todo.put_nowait(do)
         except queue.Full:
             self._fail("it does not keep up")
-
-    def close(self) -> None:
-        """Have the thread end after what waits."""
-        if self._thread is not None and not self._broken:
-            self._todo.put(None, timeout=1) if not self._todo.full() else None
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread; whether it has ended."""
