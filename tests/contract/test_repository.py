@@ -26,7 +26,7 @@ PINS = {
 
 
 UNTESTED_EXTRAS = {"quantised"}
-"""bitsandbytes needs an accelerator, and peft imports it wherever it is there, so that the suite runs without it."""
+"""peft imports bitsandbytes wherever it is there, so that the suite runs without it; where it is installed, its tests run."""
 
 
 def requirements() -> list[Requirement]:
