@@ -185,7 +185,7 @@ def test_the_check_of_built_pages_finds_what_is_broken(tmp_path: Path) -> None:
     assert checking.fetched_from_elsewhere(pages) == ["https://example.org/x.js"]
 
 
-@pytest.mark.parametrize(("kind", "name"), METHODS, ids="-".join)
+@pytest.mark.parametrize(("kind", "name"), METHODS, ids=["-".join(method) for method in METHODS])
 def test_every_method_has_a_page_that_shows_its_docstring(site: Path, kind: str, name: str) -> None:
     """All of it, letter by letter: no subscript has become emphasis, no comparison a tag; lists are lists and indented equations blocks."""
     method = registry.get(kind, name)
