@@ -361,12 +361,6 @@ PROMISE = Promise(
             "a share of no prompts is divided by their number",
         ),
         Mutation(
-            "attacks/_direction.py",
-            "            usable = bool(vector.isfinite().all()) and float(vector.norm()) > shortest\n",
-            "            usable = True\n",
-            "a direction that is zero, or no number, is taken for one",
-        ),
-        Mutation(
             "models/sampling.py",
             "        return torch.where(largest.values.isfinite(), scores, certain)\n",
             "        return scores\n",
