@@ -182,8 +182,8 @@ PROMISE = Promise(
         ),
         Mutation(
             "cli.py",
-            "        sys.stderr.write(traceback_of(error))",
-            "        __import__('traceback').print_exc()",
+            "        sys.stderr.write(traceback_of(error))\n        sys.exit(1)\n",
+            "        __import__('traceback').print_exc()\n        sys.exit(1)\n",
             "a defect is printed as Python prints it, with the names of user and host",
         ),
         Mutation(
