@@ -84,7 +84,7 @@ def test_the_loss_is_that_of_the_conversation_with_the_suffix_in_it(family: str)
     assert losses[1] != pytest.approx(losses[0], rel=1e-5)
 
 
-@every_family
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt_oss"])  # a step there changes which experts are asked
 def test_the_gradient_is_by_one_hot_vectors(family: str) -> None:
     """Mixing a little of another token's one-hot vector in changes the loss by as much as the gradient says; in float64."""
     target = target_of(family)

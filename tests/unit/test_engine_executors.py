@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,8 +83,10 @@ def test_the_choice_is_in_no_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not {"executor", "address", "slurm"} & Study.model_fields.keys()
     given: dict[str, object] = {}
     monkeypatch.setattr("tempering.engine.run.execute", lambda plan, directory, **options: given.update(options))
-    monkeypatch.setattr(api, "plan_study", lambda study, divided=False: None)
-    monkeypatch.setattr(api, "make_report", lambda directory: None)
+    monkeypatch.setattr("tempering.running.plan_study", lambda study, divided=False: SimpleNamespace(targets=()))
+    unfollowed = SimpleNamespace(on_event=None, results=lambda summary: None)
+    monkeypatch.setattr("tempering.running.Following", lambda *_: nullcontext(unfollowed))
+    monkeypatch.setattr("tempering.running.make_report", lambda directory: SimpleNamespace(summary={}))
     api.audit("organism:tiny", attacks="prefilling", executor=api.executor_choice("slurm", slurm="cpus=3"), out=tmp_path)
     assert given["executor"] == ExecutorChoice(name="slurm", slurm=SlurmSettings(cpus=3))
 
