@@ -33,18 +33,18 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from _results import median_interval, result, take_turns, write_result
 
-from support.ray_nodes import ray_cluster
 from tempering.engine.events import Event
 from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.run import execute
 from tempering.engine.units import Plan
 from tempering.study import Budget, MethodChoice, ModelChoice, ProbeSettings, Study
+from torture.ray_nodes import ray_cluster
 
 GOAL = 0.9
 COMMAND = "python benchmarks/ray_efficiency.py"

@@ -8,13 +8,14 @@ import json
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from tempering.engine.environment import describe_environment
 from tempering.engine.files import replace_file
 from torture.mutations import ROOT, Unfit, caught
-from torture.page import as_json, as_markdown
+from torture.page import as_json, as_markdown, merged, read
 from torture.promise import Promise, all_promises, tried
 
 DOCS = ROOT / "docs"
@@ -23,21 +24,26 @@ DOCS = ROOT / "docs"
 def main() -> int:
     """Try what was asked for; not zero where a promise is broken or a mutation was not found."""
     arguments = _arguments()
-    chosen = _chosen(arguments.only)
-    rows = []
+    chosen, order = _chosen(arguments.only), [promise.name for promise in all_promises()]
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="torture-") as place:
         for number, promise in enumerate(chosen):
             row = _row(promise, arguments, Path(place) / str(number))
             rows.append(row)
             print(_line(row), file=sys.stderr if arguments.json else sys.stdout, flush=True)
-    content = as_json(rows, "short" if arguments.short else "long", _machine())
+            if not arguments.short and not arguments.json:
+                _write([row], order)  # after each, so that hours are not lost with the last of them
     if arguments.json:
-        print(json.dumps(content))
-    elif not arguments.short and not arguments.only:
-        replace_file(DOCS / "reliability.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-        replace_file(DOCS / "reliability.md", as_markdown(content).encode())
+        print(json.dumps(as_json(rows, "short" if arguments.short else "long")))
     missed = [mutation for row in rows for mutation in row["mutations"] if mutation["caught"] is False]
     return 1 if missed or any(row["failures"] for row in rows) else 0
+
+
+def _write(rows: list[dict[str, Any]], order: list[str]) -> None:
+    """Put rows in the places of those that the page holds of the same promises."""
+    content = as_json(merged(read(DOCS / "reliability.json"), rows, order), "long")
+    replace_file(DOCS / "reliability.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    replace_file(DOCS / "reliability.md", as_markdown(content, order).encode())
 
 
 def _row(promise: Promise, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -57,6 +63,8 @@ def _row(promise: Promise, arguments: argparse.Namespace, folder: Path) -> dict[
         "examples": tally.examples,
         "notes": tally.notes,
         "seconds": round(seconds, 1),
+        "tried": date.today().isoformat(),
+        "machine": _machine(),
         "mutations": mutations,
     }
 
@@ -89,7 +97,9 @@ def _machine() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="torture", description="Tries the promises of reliability and security with real faults.")
     parser.add_argument("--short", action="store_true", help="the form of the test suite; writes no page")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this promise alone; may be repeated; writes no page")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this one alone; may be repeated; the page keeps the others"
+    )
     parser.add_argument("--mutations", action="store_true", help="also put faults into copies of the sources and see that they are found")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, the lines to stderr; writes no page")
     return parser.parse_args()

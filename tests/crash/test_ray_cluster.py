@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from support.ray_nodes import ray_cluster
 from support.toy_study import toy_comparison, toy_study
 from tempering import organisms
 from tempering.engine import ray_executor
@@ -27,6 +26,7 @@ from tempering.engine.store import RunStore
 from tempering.engine.units import Plan
 from tempering.errors import UnusableData
 from tempering.study import Budget, MethodChoice, ModelChoice, ProbeSettings, Study
+from torture.ray_nodes import ray_cluster
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # alone it takes a minute

@@ -15,7 +15,7 @@ from torture.promises.killed_at_random import LOOK_S, Chain, _kill
 
 
 def attempt(long: bool, folder: Path, tally: Tally) -> None:
-    from support.ray_nodes import MARK, ray_cluster
+    from torture.ray_nodes import MARK, ray_cluster
 
     _toy.prepare(folder)
     if (end := run(_toy.compute, str(folder), "small", str(folder / "undisturbed"))).code != 0:
