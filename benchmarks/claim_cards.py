@@ -20,6 +20,16 @@ from tempering.report.formatting import amount, share, significant
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "claims"
 CARDS = ROOT / "docs" / "cards"
+PICTURES = ROOT / "docs" / "figures"
+DRAWN = {
+    "undo": {
+        "undo-curve.svg": "What α buys on `organism:tiny`: what comes back, and the price, against α and against the defender's own "
+        "training. A dot is a seed, hollow where the model held to the end of the budget; the lines run through medians. "
+        "`python benchmarks/undo_curve.py --alphas 0,0.3,0.6,1 --seeds 5`",
+    },
+}
+"""By defence, pictures of its own and what they show."""
+
 KEPT = 0.95
 """Share of benign accuracy, and of borderline prompts answered, that a defence should leave."""
 
@@ -56,6 +66,9 @@ def card(name: str, found: list[dict[str, Any]]) -> str:
         parts.extend(_seen(name, method, result))
     if len(parts) == 5:
         parts.append("Not compared yet.")
+    for picture, words in DRAWN.get(name, {}).items():
+        if (PICTURES / picture).is_file():
+            parts.append(f"## Drawn\n\n{words}\n\n![{words.partition(':')[0]}](../figures/{picture})")
     parts.append(f"---\n\n{RULE} Made by `python benchmarks/claim_cards.py`; do not edit.")
     return "\n\n".join(parts) + "\n"
 
