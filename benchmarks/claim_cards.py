@@ -68,7 +68,7 @@ def card(name: str, found: list[dict[str, Any]]) -> str:
         parts.append("Not compared yet.")
     for picture, words in DRAWN.get(name, {}).items():
         if (PICTURES / picture).is_file():
-            parts.append(f"## Drawn\n\n{words}\n\n![{words.partition(':')[0]}](../figures/{picture})")
+            parts.append(f"## Drawn\n\n{words}\n\n![{picture.removesuffix('.svg').replace('-', ' ')}](../figures/{picture})")
     parts.append(f"---\n\n{RULE} Made by `python benchmarks/claim_cards.py`; do not edit.")
     return "\n\n".join(parts) + "\n"
 
