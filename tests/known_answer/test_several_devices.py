@@ -107,7 +107,7 @@ def test_drawn_answers_are_those_of_one_process(folder: Path) -> None:
 def test_what_would_come_out_otherwise_is_refused_in_one_line(folder: Path) -> None:
     assert told(folder, 1)["refusals"] == ["done", "done"]
     adafactor, dropout = told(folder, 2)["refusals"]
-    assert adafactor.startswith("adafactor looks at whole matrices")
+    assert adafactor.startswith("adafactor looks at more than one number at a time")
     assert dropout.startswith("dropout draws other masks")
 
 

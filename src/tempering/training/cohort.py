@@ -31,7 +31,7 @@ from tempering.training.attention import attend_for_training
 from tempering.training.flops import FlopCount
 from tempering.training.loop import NonFiniteLoss, autocast, batches, charge, optimiser_over, schedule_of, show_average
 from tempering.training.meter import Meter
-from tempering.training.settings import FineTuning, LoraSettings
+from tempering.training.settings import BY_SHAPE, FineTuning, LoraSettings
 from tempering.training.stacked import CannotStack, stack
 from tempering.training.stacked_lora import stack_lora
 
@@ -68,7 +68,7 @@ class Cohort:
             CannotStack: the runs cannot be trained together, or the model not in a stack; one by one they can.
         """
         kinds = {declaration.lora is None for declaration in declarations}
-        if len(kinds) != 1 or any(declaration.settings.optimiser == "adafactor" for declaration in declarations):
+        if len(kinds) != 1 or any(declaration.settings.optimiser in BY_SHAPE for declaration in declarations):
             raise CannotStack("some runs move adapters and others all weights, or an optimiser looks at the shape of what it moves")
         if len({declaration.settings.autocast for declaration in declarations}) > 1:
             raise CannotStack("some runs use autocast and others do not")

@@ -50,7 +50,7 @@ class Stage:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained so."""
         if self.settings.optimiser == "schedule-free":
-            raise ValueError("a defence is trained by adamw, sgd or adafactor")
+            raise ValueError("a defence is trained by adamw, adamw-8bit, sgd or adafactor")
 
 
 @dataclass(frozen=True)
@@ -285,19 +285,27 @@ def _load(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 
 
 def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors."""
-    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
-    return {
-        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        for index, values in state.items()
-        for name, value in values.items()
-        if value is not None
-    }
+    """The optimiser's state as named tensors; what it nests, as bitsandbytes does, by names joined with dots."""
+    return _leaves(optimiser.state_dict()["state"], "")
+
+
+def _leaves(values: dict[Any, Any], prefix: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[f"{prefix}{name}"] = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    return found
 
 
 def _unflatten(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[Any, Any] = {}
     for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        index, *groups, key = name.split(".")
+        place = state.setdefault(int(index), {})
+        for group in groups:
+            place = place.setdefault(group, {})
+        counted = value.dim() == 0 and value.dtype == torch.float64  # as numbers that are no tensors were written
+        place[key] = int(value) if counted else value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -20,6 +20,7 @@ from tempering.data.batching import Batch, collate
 from tempering.data.chat import IGNORED, Encoded
 from tempering.errors import UnusableModel
 from tempering.models.ranks import Ranks
+from tempering.training.settings import BY_SHAPE
 
 
 def own_rows(chosen: Sequence[Encoded], ranks: Ranks) -> list[Encoded]:
@@ -72,15 +73,15 @@ def refuse_what_would_differ(model: PreTrainedModel, optimiser: str) -> None:
         optimiser: its name in the settings.
 
     Raises:
-        UnusableModel: there is dropout, whose masks are drawn for a batch as one process holds it; or an optimiser that looks at whole
-            matrices would be given weights of which each rank has a part.
+        UnusableModel: there is dropout, whose masks are drawn for a batch as one process holds it; or an optimiser that looks at rows,
+            columns or blocks of matrices would be given weights of which each rank has a part.
     """
     if any(_drops(module) for module in model.modules()):
         raise UnusableModel("dropout draws other masks over several devices than on one", "set dropout to 0, or run on one device")
     divided = any(isinstance(weight, DTensor) for weight in model.parameters() if weight.requires_grad)
-    if divided and optimiser == "adafactor":
+    if divided and optimiser in BY_SHAPE:
         raise UnusableModel(
-            "adafactor looks at whole matrices, and over several devices each holds a part of them",
+            f"{optimiser} looks at more than one number at a time, and over several devices each holds a part of them",
             "take adamw, sgd or schedule-free, train adapters, or run on one device",
         )
 

@@ -30,8 +30,8 @@ from tempering.training.objective import Objective
 from tempering.training.settings import FineTuning
 
 _FLOAT32 = 4
-_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0, "schedule-free": 2}
-"""Numbers that an optimiser keeps for each weight; Adafactor's rows and columns are few."""
+_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0, "schedule-free": 2, "adamw-8bit": 0.52}
+"""Float32 numbers that an optimiser keeps for each weight; Adafactor's rows and columns are few, and so are the scales of blocks of 256."""
 
 _HOLES = 2
 """On a CPU adapters leave the heap full of holes: their layers' outputs are made twice and added. Twice what is held was measured, and
@@ -105,7 +105,7 @@ def versions_that_fit(target: Target, declaration: FineTuning, room: int) -> int
     holes = _HOLES if not full and target.device.type == "cpu" else 1
     rows = _RowMemory(target, declaration.examples, sixteen_bit)
     pass_bytes = rows.of(declaration.settings.batch_size, master_weights=full and sixteen_bit) * holes
-    each = moving * (_FLOAT32 * (2 + _MOMENTS.get(declaration.settings.optimiser, 2)) + _CAST * sixteen_bit) + pass_bytes
+    each = int(moving * (_FLOAT32 * (2 + _MOMENTS[declaration.settings.optimiser]) + _CAST * sixteen_bit)) + pass_bytes
     return max(1, (room - 2 * weights) // max(1, each))
 
 
@@ -132,7 +132,7 @@ def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int 
         "weights": weights // devices,
         "gathered layers": _GATHERED * layer * element if devices > 1 else 0,
         "gradients": moving,
-        "optimiser": moving * _MOMENTS[declaration.settings.optimiser],
+        "optimiser": int(moving * _MOMENTS[declaration.settings.optimiser]),
         "activations": rows.of(math.ceil(batch / devices), master_weights=full and sixteen_bit),
     }
     return MemoryNeed("", parts, 0)
@@ -147,13 +147,13 @@ def _stage_need(target: Target, stage: Stage, place: int, *, float32: bool, sixt
     parts = {
         "weights": weights,
         "gradients": moving * (1 + stage.objective.gradient_copies),
-        "optimiser": moving * _MOMENTS[stage.settings.optimiser],
+        "optimiser": int(moving * _MOMENTS[stage.settings.optimiser]),
         "copies": weights * copies,
         "activations": rows.of(stage.settings.batch_size, master_weights=float32 and sixteen_bit) * holes,
     }
     if target.device.type == "cpu":
         return MemoryNeed(stage.name, {**parts, "last good weights": good}, 0)
-    snapshot = weights * (place > 0) + moving * (1 + _MOMENTS[stage.settings.optimiser])
+    snapshot = weights * (place > 0) + int(moving * (1 + _MOMENTS[stage.settings.optimiser]))
     return MemoryNeed(stage.name, parts, good + snapshot)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,14 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.records import Example
 from tempering.settings import Choices, Range, Settings
 
-Optimiser = Literal["adamw", "sgd", "adafactor", "schedule-free"]
+Optimiser = Literal["adamw", "sgd", "adafactor", "schedule-free", "adamw-8bit"]
+
+SEARCHED = ("adamw", "sgd", "adafactor", "schedule-free")
+"""What an attacker who searches tries: eight bits save memory and break nothing sooner."""
+
+
+BY_SHAPE = ("adafactor", "adamw-8bit")
+"""Those that look at more of a matrix than one number at a time: given a part of one, or several in a stack, they would do otherwise."""
 
 
 class LoraSettings(Settings):
@@ -37,7 +44,8 @@ class TrainingSettings(Settings):
     Attributes:
         learning_rate: peak learning rate.
         optimiser: AdamW, SGD with momentum, Adafactor, or schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), which trains at
-            one point and shows another, the average of where it has been.
+            one point and shows another, the average of where it has been; ``adamw-8bit`` keeps AdamW's moments in 8 bits, in blocks of 256
+            (Dettmers et al. 2021, arXiv 2110.02861; by bitsandbytes), a quarter of the memory.
         schedule: what follows the warm-up; a schedule-free optimiser has none, and leaves this aside.
         warmup_steps: steps of linear warm-up from zero.
         batch_size: examples a step.
@@ -50,7 +58,7 @@ class TrainingSettings(Settings):
     """
 
     learning_rate: Annotated[float, Field(gt=0), Range(1e-6, 1e-2, log=True)] = 1e-4
-    optimiser: Annotated[Optimiser, Choices(get_args(Optimiser))] = "adamw"
+    optimiser: Annotated[Optimiser, Choices(SEARCHED)] = "adamw"
     schedule: Annotated[Literal["constant", "linear", "cosine"], Choices(("constant", "linear", "cosine"))] = "constant"
     warmup_steps: Annotated[int, Field(ge=0), Choices((0, 10, 100))] = 0
     batch_size: Annotated[int, Field(gt=0), Choices((8, 16, 32, 64))] = 16
