@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,34 @@ def test_tables_are_those_of_single_runs(tmp_path: Path, workers: int) -> None:
     assert len([unit for kind, unit in kinds if kind == "unit_finished"]) == len(plan.units)
     under_way = list(itertools.accumulate({"unit_started": 1, "unit_finished": -1}.get(kind, 0) for kind, _ in kinds))
     assert max(under_way) >= 3  # more than there are workers
+
+
+def test_a_slurm_job_trains_its_units_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    plan = make_plan(study({"name": "full_finetune", **FAST}, "lora_finetune", "prefilling"))
+    events: list[Event] = []
+    choice = ExecutorChoice.of("slurm", slurm="cluster=debug,units=10", together=3)
+    together = execute(plan, tmp_path / "together", executor=choice, on_event=events.append)
+    here = execute(plan, tmp_path / "here", workers=0, executor=ExecutorChoice(together=3))
+    agree(together, here)
+    kinds = [event.kind for event in events]
+    under_way = itertools.accumulate({"unit_started": 1, "unit_finished": -1}.get(kind, 0) for kind in kinds)
+    assert max(under_way) == 3  # in one job, one process
+    assert kinds.count("unit_started") == kinds.count("unit_finished") == len(plan.units)
+
+
+def test_units_whose_slurm_job_is_killed_are_tried_again_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.setenv("DEADLY_MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("DEADLY_DRIVER", str(os.getpid()))
+    path = Path(__file__).parent.parent / "support" / "deadly_attack.py"
+    plan = make_plan(study({"name": f"{path}:Deadly", **FAST}))
+    choice = ExecutorChoice.of("slurm", slurm="cluster=local,units=10", together=3)
+    tables = execute(plan, tmp_path / "run", executor=choice)
+    assert (tmp_path / "mark").exists()
+    assert set(tables.units["status"]) == {"completed"}
 
 
 def test_units_whose_worker_is_killed_are_tried_again_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,25 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
     assert {path.name[-16:] for path in Path(tempfile.gettempdir()).glob("tempering-ray-*")} <= {doomed.node_id[:16]}
 
 
+def test_a_worker_trains_its_units_together(cluster: Any, tmp_path: Path) -> None:
+    training = {"learning_rate": 1e-3}
+    study = Study(
+        models=(ModelChoice(reference="organism:tiny", device="cpu"),),
+        attacks=(MethodChoice(name="full_finetune", config={"training": training}), MethodChoice(name="prefilling")),
+        seeds=3,
+        budget=Budget(steps=2),
+        probes=ProbeSettings(prompts=8),
+    )
+    plan = make_plan(study)
+    events: list[Event] = []
+    choice = ExecutorChoice.of("ray", cluster.address, together=3)
+    there = execute(plan, tmp_path / "ray", workers=1, executor=choice, on_event=events.append)
+    assert_same_rows(there, execute(plan, tmp_path / "here", workers=0, executor=ExecutorChoice(together=3)))
+    seen = [event.kind for event in events if event.kind in ("unit_started", "unit_finished")]
+    assert "unit_started unit_started unit_started unit_finished" in " ".join(seen)
+    assert seen.count("unit_started") == seen.count("unit_finished") == len(plan.units)
+
+
 INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path

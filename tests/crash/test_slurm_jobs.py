@@ -113,8 +113,9 @@ def execute_nothing(plan: Plan, directory: Path) -> None:
         pass
 
 
-def test_a_job_that_was_given_up_stops_before_its_next_unit(plan: Plan, tmp_path: Path) -> None:
-    orders = {"threads": 1, "models": str(tmp_path / "models"), "units": [unit.as_json() for unit in plan.units if not unit.defended][:2]}
+def test_a_job_that_was_given_up_stops_before_its_next_group(plan: Plan, tmp_path: Path) -> None:
+    groups = [[unit.as_json()] for unit in plan.units if not unit.defended][:2]
+    orders = {"threads": 1, "models": str(tmp_path / "models"), "groups": groups}
     (tmp_path / UNITS).write_text(json.dumps(orders))
 
     unlinked = (tmp_path / UNITS).unlink

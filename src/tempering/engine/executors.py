@@ -73,7 +73,7 @@ class ExecutorChoice(Settings):
         address: of the Ray cluster, as ``10.0.0.1:6379``, or ``auto`` for the one that runs here; ``None`` takes that of ``RAY_ADDRESS``,
             or starts one on this machine for as long as the run takes.
         slurm: what each Slurm job asks for.
-        together: runs that a worker of this machine trains in one pass at most; ``None`` takes as many as memory holds where that pays.
+        together: runs that a worker trains in one pass at most; ``None`` takes as many as memory holds where that pays.
         devices: how many of this machine hold each model together, where it is too large for one.
         activation_checkpointing: fine-tuning on this machine keeps less of its forward pass and computes it anew.
         keep_weights: the last checkpoint of every attack is kept in the run directory, marked and apart.
@@ -108,7 +108,7 @@ class ExecutorChoice(Settings):
             address: ``--address`` of the Ray cluster: ``host:port``, or ``auto`` for the one that runs on this machine; with none a cluster
                 is started here for as long as the run takes.
             slurm: ``--slurm``, what each job asks for: ``"partition=gpu,gpus=1,cpus=8,time=240"``.
-            together: ``--together``, fine-tuning runs that a worker of this machine trains in one pass at most; unless told as many as
+            together: ``--together``, fine-tuning runs that a worker trains in one pass at most; unless told as many as
                 memory holds, where that pays.
             devices: ``--devices`` of this machine that hold each model together, where it is too large for one.
             activation_checkpointing: fine-tuning keeps less of its forward pass and computes it anew.
@@ -129,7 +129,6 @@ class ExecutorChoice(Settings):
         flags = (
             ("--address", address, "ray"),
             ("--slurm", slurm, "slurm"),
-            ("--together", together, "local"),
             ("--devices", devices if devices > 1 else None, "local"),
             ("--activation-checkpointing", "" if activation_checkpointing else None, "local"),
             ("--keep-weights", "" if keep_weights else None, "local"),
@@ -181,7 +180,7 @@ def make_executor(choice: ExecutorChoice, workers: int | None) -> Executor:
     if choice.name == "ray":
         from tempering.engine.ray_executor import RayExecutor
 
-        return RayExecutor(choice.address, workers)
+        return RayExecutor(choice.address, workers, choice.together)
     from tempering.engine.slurm_executor import SlurmExecutor
 
-    return SlurmExecutor(choice.slurm, workers)
+    return SlurmExecutor(choice.slurm, workers, choice.together)

@@ -2,7 +2,8 @@
 
 Nodes need not share a file system. What lies on the driver's disk goes through Ray's object store, in pieces, and is put down once a node
 under its digest; a defended model comes back the same way, and is in the run directory before anything that waits for it begins. The
-driver alone commits. A worker that dies, with its node or alone, has its unit tried once more, and nodes that join are put to work.
+driver alone commits. A worker that dies, with its node or alone, has its units tried once more, and nodes that join are put to work.
+Fine-tuning runs of small models go to a worker several at a time, which trains them in one pass as a worker of one machine does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from tempering.engine.environment import describe_environment, usable_cores
 from tempering.engine.executor import TRIES, Assignment, Finished, lost
 from tempering.engine.local import memory_of_worker
-from tempering.engine.messages import heard
+from tempering.engine.messages import heard, rebuilt
 from tempering.engine.ray_worker import RayWorker, clear
 from tempering.engine.results import UnitResult, one_line
 from tempering.engine.shipping import DEFENDED, Arrival, Packer, Parcel, pinned
@@ -66,18 +67,20 @@ class Node:
 class RayExecutor:
     """Runs units in actors of a Ray cluster."""
 
-    def __init__(self, address: str | None, workers: int | None) -> None:
+    def __init__(self, address: str | None, workers: int | None, together: int | None = None) -> None:
         """Connect.
 
         Args:
             address: ``host:port``, or ``auto``; ``None``: that of ``RAY_ADDRESS``, or a cluster on this machine that ends with the run.
             workers: actors at once; ``None`` takes as many as there is room for.
+            together: runs that an actor trains in one pass at most; ``None`` takes as many as its memory holds where that pays.
 
         Raises:
             TemperingError: Ray is not installed, or there is no cluster at the address.
         """
         self._ray, self._ours = _connected(address)
         self._most = workers
+        self._together = together
 
     def threads(self, plan: Plan) -> int:
         """The cores of the smallest node, divided among as many workers as there is room for."""
@@ -87,7 +90,11 @@ class RayExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
-        crew = _Crew(self._ray, assignment, self._most)
+        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+
+        if self._together != 1:
+            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
+        crew = _Crew(self._ray, assignment, self._most, self._together or MOST)
         try:
             while crew.is_busy:
                 crew.hire()
@@ -119,9 +126,9 @@ class _Hand:
     Attributes:
         actor: Ray's handle.
         node: where it is.
-        awaited: its greeting, or the stream of what it says of its unit; ``None`` while it has none.
+        awaited: its greeting, or the stream of what it says of its units; ``None`` while it has none.
         environment: what it computes with, once it has greeted.
-        unit: what it has, as it was taken from the agenda.
+        units: what it has yet to finish, by the places in which it was given them, as they were taken from the agenda.
         model: the defended model that it is sending.
     """
 
@@ -129,7 +136,7 @@ class _Hand:
     node: str
     awaited: Any
     environment: dict[str, Any] | None = None
-    unit: Unit | None = None
+    units: dict[int, Unit] = field(default_factory=dict)
     model: Arrival | None = None
 
 
@@ -140,6 +147,7 @@ class _Crew:
     ray: Any
     assignment: Assignment
     most: int | None
+    together: int
     hands: list[_Hand] = field(default_factory=list)
     deaths: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -160,7 +168,7 @@ class _Crew:
     @property
     def is_busy(self) -> bool:
         """Whether anything is left or under way."""
-        return bool(self.agenda) or any(hand.unit is not None for hand in self.hands)
+        return bool(self.agenda) or any(hand.units for hand in self.hands)
 
     def hire(self) -> None:
         """Look now and again which nodes there are, and start workers where there is room."""
@@ -168,10 +176,10 @@ class _Crew:
             return
         nodes = {node.id: node for node in nodes_of(self.ray)}
         self.surveyed = time.monotonic()
-        for hand in [hand for hand in self.hands if hand.unit is None and hand.node not in nodes]:
+        for hand in [hand for hand in self.hands if not hand.units and hand.node not in nodes]:
             self._dismiss(hand)
         sound = [node for node in nodes.values() if self.failures[node.id] < TRIES]
-        wanted = len(self.agenda) + sum(hand.unit is not None for hand in self.hands)
+        wanted = len(self.agenda) + sum(bool(hand.units) for hand in self.hands)
         wanted = wanted if self.most is None else min(wanted, self.most)
         while len(self.hands) < wanted:
             working = Counter(hand.node for hand in self.hands)
@@ -196,7 +204,7 @@ class _Crew:
             self.hands.remove(hand)
             self.hands.append(hand)  # last, so that one that says much does not keep the others from being heard
             try:
-                message = self.ray.get(next(hand.awaited) if hand.unit is not None else hand.awaited)
+                message = self.ray.get(next(hand.awaited) if hand.units else hand.awaited)
             except self.ray.exceptions.RayError as error:
                 yield from self._bury(hand, error)
             else:
@@ -229,23 +237,25 @@ class _Crew:
         return min(self.assignment.threads, node.cpus)
 
     def _hear(self, hand: _Hand, message: dict[str, Any]) -> Iterator[Finished]:
-        unit = hand.unit
-        if unit is None:
+        if not hand.units:
             self._welcome(hand, message)
+        elif message["kind"] == "error":
+            raise rebuilt(message)
         elif message["kind"] == "model":
             hand.model = Arrival(Parcel.from_json(message["parcel"]), self.assignment.models)
         elif message["kind"] == "piece" and hand.model is not None:
             hand.model.add(message["file"], message["content"])
-        elif (result := heard(message, unit, self.watcher)) is not None:
+        elif (result := heard(message, unit := hand.units[message["of"]], self.watcher)) is not None:
             if hand.model is not None:
                 hand.model.settle()
                 hand.model = None
-            hand.unit = hand.awaited = None
+            del hand.units[message["of"]]
+            hand.awaited = hand.awaited if hand.units else None
             self._finished(unit, result)
             yield Finished(unit, result, hand.environment)
 
     def _welcome(self, hand: _Hand, greeting: dict[str, Any]) -> None:
-        """Take a worker on, and give it its first unit."""
+        """Take a worker on, and give it its first units."""
         theirs, ours = (greeting["environment"]["tempering"], greeting["code"]), (describe_environment()["tempering"], CODE_VERSION)
         if theirs != ours:
             versions = "a node of the Ray cluster has tempering {} (code {}), and the driver {} (code {})".format(*theirs, *ours)
@@ -254,14 +264,15 @@ class _Crew:
         self._give_next(hand)
 
     def _give_next(self, hand: _Hand) -> None:
-        """Give a worker the next unit, or send it home where none is left; it sits idle where all that are left wait for others."""
-        unit = self.agenda.take()
-        if unit is not None:
-            parcels = self.packer.parcels(unit)
-            content = {parcel.digest: self._sent(parcel, unit) for parcel in parcels}
-            described = [parcel.as_json() for parcel in parcels]
-            hand.unit = unit
-            hand.awaited = hand.actor.run.options(num_returns="streaming").remote(pinned(unit).as_json(), described, content)
+        """Give a worker what is next, or send it home where nothing is left; it sits idle where all that is left waits for others."""
+        units = self.agenda.take_together(self.together, max(1, len(self.hands)))
+        if units:
+            needed = {parcel.digest: (parcel, unit) for unit in units for parcel in self.packer.parcels(unit)}
+            content = {digest: self._sent(parcel, unit) for digest, (parcel, unit) in needed.items()}
+            described = [parcel.as_json() for parcel, _ in needed.values()]
+            hand.units = dict(enumerate(units))
+            sent = [pinned(unit).as_json() for unit in units]
+            hand.awaited = hand.actor.run.options(num_returns="streaming").remote(sent, described, content)
         elif not self.agenda:
             self._dismiss(hand)
 
@@ -279,7 +290,7 @@ class _Crew:
         self.remaining[unit.defended] -= 1
         if not self.remaining[unit.defended] and unit.defended in self.models:
             self.shipped.pop(self.models.pop(unit.defended))  # nobody needs that model any more, so the object store may forget it
-        for hand in [hand for hand in self.hands if hand.environment is not None and hand.unit is None]:
+        for hand in [hand for hand in self.hands if hand.environment is not None and not hand.units]:
             self._give_next(hand)
 
     def _dismiss(self, hand: _Hand) -> None:
@@ -290,21 +301,21 @@ class _Crew:
             self.ray.kill(hand.actor)
 
     def _bury(self, hand: _Hand, error: Exception) -> Iterator[Finished]:
-        """A worker is gone without a word: try its unit once more, on another one."""
-        unit, words = hand.unit, _last_words(error)
+        """A worker is gone without a word: try its units once more, each alone, on another one."""
+        units, words = list(hand.units.values()), _last_words(error)
         self._dismiss(hand)
         self.surveyed = -SURVEY_SECONDS  # its node may be gone too
-        if unit is None:
+        if not units:
             self._count_failure(hand.node, words)
-            return
-        self.deaths[unit.hash] += 1
-        if self.deaths[unit.hash] < TRIES:
-            self.agenda.put_back(unit)
-            self.watcher.warned(f"the worker of {unit.label} is gone ({words}); the unit is tried once more")
-            return
-        result = lost("on the Ray cluster died", f": {words}")
-        self._finished(unit, result)
-        yield Finished(unit, result)
+        for unit in units:
+            self.deaths[unit.hash] += len(units) == 1  # of several, each is tried alone before it is blamed
+            if self.deaths[unit.hash] < TRIES:
+                self.agenda.put_back(unit)
+                self.watcher.warned(f"the worker of {unit.label} is gone ({words}); the unit is tried once more")
+            else:
+                result = lost("on the Ray cluster died", f": {words}")
+                self._finished(unit, result)
+                yield Finished(unit, result)
 
     def _count_failure(self, node: str, words: str) -> None:
         """A worker could not start. Where that is so everywhere, nothing will ever be computed."""

@@ -21,7 +21,7 @@ PREFIX = "tempering-ray-"
 """How the folders of runs on a node begin, in the system's temporary directory."""
 
 WAITING = 4
-"""Messages, files' pieces among them, that a unit may be ahead of what Ray has taken."""
+"""Messages, files' pieces among them, that units may be ahead of what Ray has taken."""
 
 
 Content = dict[str, dict[str, list[Any]]]
@@ -29,7 +29,7 @@ Content = dict[str, dict[str, list[Any]]]
 
 
 class RayWorker:
-    """Runs the units of one run that it is given, one after the other, on one node."""
+    """Runs the units of one run that it is given, one after the other or together, on one node."""
 
     def __init__(self, run: str, threads: int) -> None:
         """Make room on the node. Libraries are imported here: they take seconds, while the driver prepares the first unit.
@@ -57,42 +57,42 @@ class RayWorker:
 
         return {"environment": describe_environment(), "code": CODE_VERSION}
 
-    def run(self, unit: dict[str, Any], parcels: list[dict[str, Any]], content: Content) -> Iterator[dict[str, Any]]:
-        """Run a unit, and say how it goes in the words of :mod:`tempering.engine.messages`; a model that it hardens goes before its result.
+    def run(self, units: list[dict[str, Any]], parcels: list[dict[str, Any]], content: Content) -> Iterator[dict[str, Any]]:
+        """Run units, and say how it goes in the words of :mod:`tempering.engine.messages`; a model that one hardens goes before its result.
 
         Args:
-            unit: what to run.
-            parcels: what it needs.
+            units: what to run, of one kind, or a single one.
+            parcels: what they need.
             content: what is in them.
         """
         outbox: queue.Queue[dict[str, Any]] = queue.Queue(WAITING)
-        threading.Thread(target=self._run, args=(unit, parcels, content, outbox), daemon=True).start()
-        while True:
+        threading.Thread(target=self._run, args=(units, parcels, content, outbox), daemon=True).start()
+        left = len(units)
+        while left:
             message = outbox.get()
             yield message
-            if message["kind"] in ("result", "error"):
-                return
+            left = 0 if message["kind"] == "error" else left - (message["kind"] == "result")
 
     def _run(
         self,
-        unit: dict[str, Any],
+        units: list[dict[str, Any]],
         parcels: list[dict[str, Any]],
         content: Content,
         outbox: queue.Queue[dict[str, Any]],
     ) -> None:
-        from tempering.engine.messages import error_message, result_message, run_unit
+        from tempering.engine.messages import error_message, result_message, run_units
         from tempering.engine.units import Unit
         from tempering.engine.worker import reproducible
 
         try:
             self._fetch(parcels, content)
-            described = Unit.from_json(unit)
+            described = [Unit.from_json(unit) for unit in units]
             with reproducible(self._threads):
-                result = run_unit(self._worker, described, outbox.put)
-            if described.work.kind == "harden" and result.status == "completed":
-                for message in self._made(described):
-                    outbox.put(message)
-            outbox.put(result_message(result))
+                for place, result in run_units(self._worker, described, outbox.put):
+                    if described[place].work.kind == "harden" and result.status == "completed":
+                        for message in self._made(described[place]):
+                            outbox.put(message)
+                    outbox.put({**result_message(result), "of": place})
         except Exception as error:
             outbox.put(error_message(error))
 

@@ -41,12 +41,13 @@ POLL_SECONDS = 0.5
 class SlurmExecutor:
     """Runs units in jobs that submitit hands to Slurm."""
 
-    def __init__(self, settings: SlurmSettings, workers: int | None) -> None:
+    def __init__(self, settings: SlurmSettings, workers: int | None, together: int | None = None) -> None:
         """Choose what jobs ask for.
 
         Args:
             settings: of every job.
             workers: jobs at once.
+            together: runs that a job trains in one pass at most; ``None`` takes as many as its memory holds where that pays.
 
         Raises:
             TemperingError: submitit is not installed.
@@ -56,7 +57,7 @@ class SlurmExecutor:
         except ImportError:
             problem = "the executor slurm needs the package submitit, which is not installed"
             raise TemperingError(problem, "pip install 'tempering[slurm]'") from None
-        self._submitit, self._settings, self._most = submitit, settings, workers or MOST_JOBS
+        self._submitit, self._settings, self._most, self._together = submitit, settings, workers or MOST_JOBS, together
 
     def threads(self, plan: Plan) -> int:
         """The cores of a job."""
@@ -64,7 +65,11 @@ class SlurmExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
-        queue = _Queue(self._submitit, self._settings, self._most, assignment)
+        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+
+        if self._together != 1:
+            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
+        queue = _Queue(self._submitit, self._settings, self._most, self._together or MOST, assignment)
         try:
             queue.take_up()
             while queue.is_busy:
@@ -88,7 +93,7 @@ class _Job:
         units: that it has yet to finish, by hash.
         listener: reads what it says.
         environment: what it computes with, once it has begun.
-        begun: the unit that it is at.
+        begun: the units that it is at, by hash.
     """
 
     job: Any
@@ -96,7 +101,7 @@ class _Job:
     units: dict[str, Unit]
     listener: Listener
     environment: dict[str, Any] | None = None
-    begun: Unit | None = None
+    begun: dict[str, Unit] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,6 +111,7 @@ class _Queue:
     submitit: Any
     settings: SlurmSettings
     most: int
+    together: int
     assignment: Assignment
     jobs: list[_Job] = field(default_factory=list)
     deaths: Counter[str] = field(default_factory=Counter)
@@ -138,11 +144,11 @@ class _Queue:
     def fill(self) -> Iterator[Finished]:
         """Hand over jobs as long as there are units that wait for nothing, and room in the queue; what was found finished is so at once."""
         while len(self.jobs) < self.most:
-            batch: list[Unit] = []
-            yield from self._collect(batch)
-            if not batch:
+            groups: list[list[Unit]] = []
+            yield from self._collect(groups)
+            if not groups:
                 return
-            self._submit(batch)
+            self._submit(groups)
 
     def listen(self) -> Iterator[Finished]:
         """Hear what the jobs have said, and look after those that have ended."""
@@ -162,26 +168,31 @@ class _Queue:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _collect(self, batch: list[Unit]) -> Iterator[Finished]:
-        """Put the next units of one job into a list; a training goes alone, since others wait for it."""
-        while len(batch) < self.settings.units and (unit := self.held or self.agenda.take()) is not None:
+    def _collect(self, groups: list[list[Unit]]) -> Iterator[Finished]:
+        """Put the next units of one job into groups that are run together; a training goes alone, since others wait for it."""
+        while (room := self.settings.units - sum(map(len, groups))) > 0:
+            units = [self.held] if self.held is not None else self.agenda.take_together(min(self.together, room))
             self.held = None
-            if (found := self.found.pop(unit.hash, None)) is not None:
-                self.agenda.finished(unit, found.result)
-                yield found
-            elif unit.work.kind == "harden" and batch:
-                self.held = unit
+            group = []
+            for unit in units:
+                if (found := self.found.pop(unit.hash, None)) is not None:
+                    self.agenda.finished(unit, found.result)
+                    yield found
+                else:
+                    group.append(unit)
+            training = bool(group) and group[0].work.kind == "harden"
+            if training and groups:
+                self.held = group[0]
+            elif group:
+                groups.append(group)
+            if training or not units:
                 return
-            else:
-                batch.append(unit)
-                if unit.work.kind == "harden":
-                    return
 
-    def _submit(self, batch: list[Unit]) -> None:
+    def _submit(self, groups: list[list[Unit]]) -> None:
         folder = self.folder / uuid.uuid4().hex[:12]
         folder.mkdir(parents=True)
-        units = [pinned(unit).as_json() for unit in batch]
-        orders = {"threads": self.assignment.threads, "models": str(self.assignment.models.resolve()), "units": units}
+        described = [[pinned(unit).as_json() for unit in group] for group in groups]
+        orders = {"threads": self.assignment.threads, "models": str(self.assignment.models.resolve()), "groups": described}
         replace_file(folder / UNITS, json.dumps(orders).encode())
         try:
             executor = self.submitit.AutoExecutor(folder=folder / "log", cluster=self.settings.cluster)
@@ -191,7 +202,7 @@ class _Queue:
             shutil.rmtree(folder, ignore_errors=True)
             problem = f"cannot hand a job to Slurm: {one_line(str(error)) or type(error).__name__}"
             raise TemperingError(problem, "see what --slurm asks for, and that sbatch runs on this machine") from error
-        self.jobs.append(_Job(job, folder, {unit.hash: unit for unit in batch}, Listener(folder)))
+        self.jobs.append(_Job(job, folder, {unit.hash: unit for group in groups for unit in group}, Listener(folder)))
 
     def _hear(self, job: _Job) -> Iterator[Finished]:
         for message in job.listener.messages():
@@ -201,23 +212,22 @@ class _Queue:
             elif unit is None:
                 heard(message, next(iter(job.units.values())), self.watcher)  # an error, and nobody's
             else:
-                job.begun = unit
+                job.begun[unit.hash] = unit
                 if (result := heard(message, unit, self.watcher)) is not None:
-                    job.begun = None
-                    del job.units[unit.hash]
+                    del job.begun[unit.hash], job.units[unit.hash]
                     self.agenda.finished(unit, result)
                     yield Finished(unit, result, job.environment)
 
     def _bury(self, job: _Job) -> Iterator[Finished]:
-        """A job has ended before its units have: try the one that it was at once more, and the others as if nothing had been."""
+        """A job has ended before its units have: try those that it was at once more, and the others as if nothing had been."""
         words = _last_words(job.job)
         self._forget(job)
         if job.environment is None:
             self.unborn += 1
             if self.unborn >= TRIES:
                 raise TemperingError(f"Slurm jobs end before they begin: {words}", "see that tempering is installed on the nodes")
-        for unit in sorted(job.units.values(), key=lambda unit: unit is job.begun):  # that one last of all
-            self.deaths[unit.hash] += unit is job.begun
+        for unit in sorted(job.units.values(), key=lambda unit: unit.hash in job.begun):  # those last of all
+            self.deaths[unit.hash] += len(job.begun) == 1 and unit.hash in job.begun  # of several, each is tried alone before it is blamed
             if self.deaths[unit.hash] < TRIES:
                 self.agenda.put_back(unit)
             else:

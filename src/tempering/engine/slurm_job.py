@@ -1,8 +1,8 @@
-"""What a Slurm job runs: a batch of units, one after the other, told of in a file of the run directory.
+"""What a Slurm job runs: groups of units, one group after the other, told of in a file of the run directory.
 
 A job's folder holds ``units.json``, what it is to do, and ``messages.jsonl``, one message a line in the words of
 :mod:`tempering.engine.messages`, each with the hash of its unit. A line counts when it ends; what a killed job has told stands. A job whose
-``units.json`` is gone has been given up, and stops before its next unit.
+``units.json`` is gone has been given up, and stops before its next group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MESSAGES = "messages.jsonl"
 
 
 def main(folder: str) -> None:
-    """Run the units of a job.
+    """Run the units of a job, those of a group together where they can be.
 
     Args:
         folder: the job's.
@@ -30,7 +30,7 @@ def main(folder: str) -> None:
     orders = json.loads((place / UNITS).read_bytes())
     from tempering import consent
     from tempering.engine.environment import describe_environment
-    from tempering.engine.messages import error_message, result_message, run_unit
+    from tempering.engine.messages import error_message, result_message, run_units
     from tempering.engine.units import Unit
     from tempering.engine.worker import Worker, reproducible
     from tempering.redaction import guard_streams
@@ -46,15 +46,16 @@ def main(folder: str) -> None:
             worker = Worker(Path(orders["models"]))
             with reproducible(orders["threads"]):
                 say({"kind": "ready", "environment": describe_environment()})
-                for values in orders["units"]:
+                for group in orders["groups"]:
                     if not (place / UNITS).exists():
                         return
-                    unit = Unit.from_json(values)
+                    units = [Unit.from_json(values) for values in group]
 
-                    def tell(message: dict[str, Any], name: str = unit.hash) -> None:
-                        say(message, name)
+                    def tell(message: dict[str, Any], units: list[Unit] = units) -> None:
+                        say(message, units[message["of"]].hash)
 
-                    tell(result_message(run_unit(worker, unit, tell)))
+                    for number, result in run_units(worker, units, tell):
+                        say(result_message(result), units[number].hash)
         except Exception as error:
             say(error_message(error))  # the driver raises it; here nobody reads it
 
