@@ -12,6 +12,7 @@ from tempering.report import notes
 from tempering.report.card_words import would_change
 from tempering.report.defended import defense_rows
 from tempering.report.rows import price_rows
+from tempering.report.terminal import sentence
 from tempering.study import Study
 
 ENDED = ("prefilling", "retrieval", "refusal_ablation")
@@ -44,6 +45,27 @@ def test_attacks_that_came_to_their_own_end_are_not_said_to_be_cut_off():
 @pytest.mark.parametrize("attack", ["full_finetune", "prefilling"])
 def test_what_broke_was_not_cut_off(attack):
     assert told(attack, defense="booster")[0] == []
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_said_to_show_nothing():
+    units, probes = tables(seeds=5)
+    quick, _, hopeless, _ = NAMES
+    blind = units[(units["attack"] == hopeless) & (units["seed"] > 2)]["unit"]
+    probes = probes[~(probes["unit"].isin(blind) & (probes["probe"] > 0))]
+    made = assess(units, probes, tau=0.5, epsilon=0.1, price_book=load_price_book(), accelerator="H100-SXM")
+    study = Study(models=("organism:tiny",), attacks=NAMES)
+    rows = price_rows(made)
+    assert [row.attack for row in notes.unseen(rows, made)] == [hopeless]
+    assert hopeless in {note.head: note.text for note in notes.reliability(rows, study, made, units)}["Nothing seen"]
+    assert f"The budget ended runs of {hopeless} before anything was looked at." in sentence(made)
+    assert quick in sentence(made)  # the cheapest break is told as ever
+
+
+def test_where_everything_was_looked_at_nothing_is_said_of_it():
+    units, probes = tables(seeds=5)
+    made = assess(units, probes, tau=0.5, epsilon=0.1, price_book=load_price_book(), accelerator="H100-SXM")
+    assert notes.unseen(price_rows(made), made) == []
+    assert "before anything was looked at" not in sentence(made)
 
 
 def scale(target: float, reference: float | None) -> dict[str, str]:

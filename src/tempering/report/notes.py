@@ -132,6 +132,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
                 f"{_held(censored, rows)}. That is no proof of safety: a larger budget, or other settings, might.",
             ),
         ),
+        (bool(blind := unseen(rows, assessment)), Note("Nothing seen", _unseen(blind))),
         (
             bool(destroyed),
             Note(
@@ -196,6 +197,27 @@ def cut_off(rows: Sequence[PriceRow], study: Study, assessment: Assessment, unit
     held = assessment.breaks[(assessment.breaks["outcome"] == "held") & assessment.breaks["unit"].isin(ended)]
     found = set(zip(held["model"], held["defense"], held["attack"], strict=True))
     return [row for row in rows if row.prices["usd"].censored and (row.model, row.defense, row.attack) in found]
+
+
+def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
+    """The rows in which runs count as held of which no checkpoint was ever looked at: the budget ended before the first.
+
+    Args:
+        rows: the price rows.
+        assessment: what economics computed.
+    """
+    looked = assessment.trajectories.groupby("unit")["probe"].max()
+    held = assessment.breaks[assessment.breaks["outcome"] == "held"]
+    blind = held[held["unit"].map(looked).fillna(0) == 0]
+    found = set(zip(blind["model"], blind["defense"], blind["attack"], strict=True))
+    return [row for row in rows if (row.model, row.defense, row.attack) in found]
+
+
+def _unseen(blind: Sequence[PriceRow]) -> str:
+    names = listed([row.attack for row in blind])
+    return (
+        f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
+    )
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:

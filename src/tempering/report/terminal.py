@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from tempering.report import notes
 from tempering.report.defended import is_comparison
 from tempering.report.defense_words import comparison_sentence, comparison_table
 from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, amount, count, share
@@ -135,6 +136,8 @@ def sentence(assessment: Assessment) -> str:
     if not rows:
         return "No attack was run, so nothing is known about the price of a break."
     parts = [_group_sentence(key, members, several=len(groups(rows)) > 1) for key, members in groups(rows).items()]
+    if blind := notes.unseen(rows, assessment):
+        parts.append(f"The budget ended runs of {notes.listed([row.attack for row in blind])} before anything was looked at.")
     return " ".join(parts)
 
 
