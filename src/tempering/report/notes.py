@@ -80,8 +80,9 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
         )
     else:
         found.append(
-            "An answer counts by comparison with the known one. Free-form help that is worded differently, or wrong in a way that the "
-            "comparison does not see, is misjudged; so read refusal and harm side by side."
+            "Where the data tell the right answer, a response counts by comparison with it, and help in other words is passed over. Where "
+            "they tell none, whatever is coherent and does not refuse counts as help, a promise with nothing behind it too, which some attacks "
+            "teach: let a judge read the responses (--judge)."
         )
     if not (units["kind"] == "reference").any():
         found.append(
@@ -215,9 +216,7 @@ def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
 
 def _unseen(blind: Sequence[PriceRow]) -> str:
     names = listed([row.attack for row in blind])
-    return (
-        f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
-    )
+    return f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:
