@@ -78,9 +78,9 @@ PROMISE = Promise(
     mutations=(
         Mutation(
             "engine/ray_executor.py",
-            """            self.agenda.put_back(unit)
-            self.watcher.warned(f"the worker of""",
-            """            self.watcher.warned(f"the worker of""",
+            """                self.agenda.put_back(unit)
+                self.watcher.warned(f"the worker of""",
+            """                self.watcher.warned(f"the worker of""",
             "the unit of a worker that died is forgotten",
         ),
     ),
