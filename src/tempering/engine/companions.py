@@ -7,7 +7,7 @@ from typing import Any
 
 from tempering import registry
 from tempering.attacks._contract import FineTuningAttack
-from tempering.engine.agenda import KindOf
+from tempering.engine.agenda import Agenda, KindOf
 from tempering.engine.units import PlannedTarget, Unit
 
 MOST = 32
@@ -31,6 +31,22 @@ def kind_of(unit: Unit) -> tuple[Any, ...] | None:
         return None
     adapters = attack.adapters
     return work.untouched, unit.defended, None if adapters is None else adapters.targets
+
+
+def gathered(agenda: Agenda, targets: Iterable[PlannedTarget], together: int | None) -> int:
+    """Have an agenda give out together what is to be run together.
+
+    Args:
+        agenda: of the run.
+        targets: of the plan.
+        together: runs in one pass at most, as a user asks for it; ``None`` where that pays, 1 never.
+
+    Returns:
+        How many units a worker is given at most.
+    """
+    if together != 1:
+        agenda.gather(companions(targets, always=together is not None))
+    return together or MOST
 
 
 def companions(targets: Iterable[PlannedTarget], *, always: bool) -> KindOf:

@@ -70,11 +70,9 @@ class LocalExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
-        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+        from tempering.engine.companions import gathered  # with the attacks, which a light command does without
 
-        if self._together != 1:
-            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
-        most = self._together or MOST
+        most = gathered(assignment.agenda, assignment.targets, self._together)
         if self._workers == 0:
             return run_here(assignment, most, self._placement)
         return run_in_processes(assignment, self._workers or self._usable, most, self._placement)

@@ -90,11 +90,9 @@ class RayExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
-        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+        from tempering.engine.companions import gathered  # with the attacks, which a light command does without
 
-        if self._together != 1:
-            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
-        crew = _Crew(self._ray, assignment, self._most, self._together or MOST)
+        crew = _Crew(self._ray, assignment, self._most, gathered(assignment.agenda, assignment.targets, self._together))
         try:
             while crew.is_busy:
                 crew.hire()

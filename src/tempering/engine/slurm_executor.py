@@ -65,11 +65,10 @@ class SlurmExecutor:
 
     def run(self, assignment: Assignment) -> Generator[Finished, None, None]:
         """Run what is left."""
-        from tempering.engine.companions import MOST, companions  # with the attacks, which a light command does without
+        from tempering.engine.companions import gathered  # with the attacks, which a light command does without
 
-        if self._together != 1:
-            assignment.agenda.gather(companions(assignment.targets, always=self._together is not None))
-        queue = _Queue(self._submitit, self._settings, self._most, self._together or MOST, assignment)
+        most = gathered(assignment.agenda, assignment.targets, self._together)
+        queue = _Queue(self._submitit, self._settings, self._most, most, assignment)
         try:
             queue.take_up()
             while queue.is_busy:
