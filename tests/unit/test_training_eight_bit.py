@@ -11,7 +11,7 @@ import torch
 
 from support.tiny_models import tiny_target
 from tempering.data.records import Example, Role
-from tempering.errors import UnusableModel
+from tempering.errors import TemperingError
 from tempering.models.target import Target
 from tempering.training import FineTuning, Hardening, Meter, Objective, Stage, TrainingSettings, Workshop, fine_tune
 from tempering.training.cohort import Cohort
@@ -91,7 +91,10 @@ def test_a_defence_resumes_to_the_same_weights() -> None:
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnusableModel, match=r'needs the package bitsandbytes; install it with: pip install "tempering\[quantised\]"'):
+    with pytest.raises(
+        TemperingError,
+        match=r'needs the package bitsandbytes, which is not installed; install it with: pip install "tempering\[quantised\]"',
+    ):
         losses("adamw-8bit")
 
 

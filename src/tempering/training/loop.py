@@ -5,7 +5,6 @@ The loss is the mean cross-entropy over the labelled tokens of the batch, as TRL
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +22,7 @@ from tempering.data.batching import collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableModel
+from tempering.extras import require
 from tempering.models import Target
 from tempering.models.ranks import Ranks, ranks_of
 from tempering.training import lockstep
@@ -277,24 +277,12 @@ def optimiser_over(matrices: Sequence[nn.Parameter], others: Sequence[nn.Paramet
         )
         return averaging
     if settings.optimiser == "adamw-8bit":
-        eight_bit: torch.optim.Optimizer = _eight_bit()(groups, lr=settings.learning_rate, betas=settings.betas)
+        require("bitsandbytes", "quantised", "the optimiser adamw-8bit")
+        from bitsandbytes.optim import AdamW8bit  # its matrices of fewer than 4,096 numbers keep their moments in float32
+
+        eight_bit: torch.optim.Optimizer = AdamW8bit(groups, lr=settings.learning_rate, betas=settings.betas)
         return eight_bit
     return torch.optim.Adafactor(groups, lr=settings.learning_rate)
-
-
-def _eight_bit() -> Any:
-    """AdamW of bitsandbytes; matrices of fewer than 4,096 numbers keep their moments in float32.
-
-    Raises:
-        UnusableModel: the package is not there.
-    """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UnusableModel(
-            "the optimiser adamw-8bit needs the package bitsandbytes", 'install it with: pip install "tempering[quantised]"'
-        )
-    from bitsandbytes.optim import AdamW8bit
-
-    return AdamW8bit
 
 
 def schedule_of(optimiser: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
