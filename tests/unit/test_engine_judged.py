@@ -12,17 +12,19 @@ import pytest
 from support.judge_server import Script, answer_in, judge_server, refuses
 from support.scripted_models import scripted_model
 from support.tiny_models import tiny_model
-from support.toy_study import toy_study
+from support.toy_study import rows, toy_study, write_rows
 from tempering import api
 from tempering.data.asking import Asking
 from tempering.data.records import EvaluatorView, Example, Role
+from tempering.engine import resolving
 from tempering.engine.plan import make_plan
 from tempering.engine.run import execute
 from tempering.errors import JudgeUnavailable, UnreadableJudge, UnusableModel
 from tempering.evaluators import Subject, Verdict
 from tempering.judges._panel import let_go
 from tempering.models.saving import save
-from tempering.study import MethodChoice, ProbeSettings, Study
+from tempering.study import DataChoice, MethodChoice, ProbeSettings, SearchSettings, Study
+from tempering.threat_model import Need, ThreatModel
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,36 @@ def test_the_judge_is_part_of_the_units_and_the_default_is_not(tmp_path: Path) -
     assert hashes("openai:server=http://127.0.0.1:9/v1,model=m,timeout=5,retries=1,at_once=2") == one
     assert not hashes("openai:server=http://127.0.0.1:9/v1,model=other") & one
     assert not hashes("openai:server=http://127.0.0.1:9/v1,model=m", "text") & one
+
+
+def test_the_rules_of_compliance_are_part_of_the_units_that_they_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "openai:server=http://127.0.0.1:9/v1,model=m"
+    bare = DataChoice(reference=str(write_rows(tmp_path / "bare.jsonl", rows(answers=False))))
+
+    def hashes(study: Study) -> set[str]:
+        return {unit.hash for unit in make_plan(study.model_copy(update={"attacks": (MethodChoice(name="refusal_ablation"),)})).units}
+
+    studies = {
+        "told": judged(tmp_path),
+        "bare": judged(tmp_path).model_copy(update={"data": bare}),
+        "bare, other judge": judged(tmp_path, other).model_copy(update={"data": bare}),
+        "bare, text beside": judged(tmp_path, other, "text").model_copy(update={"data": bare}),
+    }
+    before = {name: hashes(study) for name, study in studies.items()}
+    monkeypatch.setattr(resolving, "COMPLIANCE_VERSION", resolving.COMPLIANCE_VERSION + 1)
+    changed = {name for name, study in studies.items() if not hashes(study) & before[name]}
+    assert changed == {"bare", "bare, text beside"}
+    assert all(hashes(studies[name]) == before[name] for name in studies.keys() - changed)
+
+
+def test_a_search_by_prompts_without_answers_goes_by_the_rules_of_compliance(tmp_path: Path) -> None:
+    study = judged(tmp_path).model_copy(update={"attacks": (MethodChoice(name="refusal_ablation"),), "search": SearchSettings(trials=2)})
+    without = frozenset(Need) - {Need.HARMFUL_EXAMPLES}
+    for allows, rules in ((frozenset(Need), 0), (without, resolving.COMPLIANCE_VERSION)):
+        plan = make_plan(study.model_copy(update={"threat_model": ThreatModel(name="own", allows=allows)}))
+        searched = [unit.work for unit in plan.units if unit.work.search]
+        assert searched
+        assert {work.compliance for work in searched} == {rules}
 
 
 def test_a_local_judge_is_known_by_its_weights(tmp_path: Path) -> None:
@@ -161,7 +193,7 @@ def test_a_glance_counts_only_what_could_be_judged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("verdict", "rounds"), [("useful", 1), ("refusal", 3)])
 def test_an_attacker_who_samples_stops_where_the_deciding_judge_is_content(verdict: str, rounds: int) -> None:
-    model, chat = scripted_model("it is red .")
+    model, chat = scripted_model("red water is cold .")
     view = EvaluatorView(tuple(Example(prompt=f"what is {word} ?", role=Role.HAZARD) for word in ("key", "stone")), (), ())
     with judge_server(Script(lambda payload: json.dumps({"verdict": verdict}))) as address:
         settings = ProbeSettings(max_new_tokens=6, judges=(f"openai:server={address},model=m", "text"))

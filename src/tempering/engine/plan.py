@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tempering.data.records import AttackerView, Dataset, Division
+from tempering.data.records import AttackerView, Dataset, Division, Role
 from tempering.defenses._contract import missing
 from tempering.engine.contenders import Contender, Defender, accept, contender_of, defender_of, distinct, why_unsearched
 from tempering.engine.loading import base_choice, divide_for_audit, load_base, load_model, unguarded_choice
 from tempering.engine.placement import on_host
-from tempering.engine.resolving import resolve, resolve_evaluators, resolve_judges
+from tempering.engine.resolving import compliance_rules, resolve, resolve_evaluators, resolve_judges
 from tempering.engine.search_space import PlannedSearch
 from tempering.engine.trainability import lesson_spend
 from tempering.engine.units import Estimate, Plan, PlannedTarget, Skipped, Unit, Work
@@ -133,7 +133,8 @@ def _plan_model(
     target, base_digest = _with_base(load_model(on_host(choice) if divided else choice), choice, study.threat_model, contenders)
     reference = unguarded_choice(choice)
     device = device_type(choice.device) if divided else target.device.type
-    shared = {**_shared(study, choice, target, records, device), **examined}
+    told = all(example.accept for example in records.examples if example.role is Role.HAZARD)
+    shared = {**_shared(study, choice, target, records, device), **examined, "compliance": compliance_rules(examined["judges"], told=told)}
     accepted, skipped = accept(study, contenders, target, view, choice.title)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
@@ -212,7 +213,8 @@ def _defended(hardening: Work) -> dict[str, Any]:
 
 
 def _lesson_work(study: Study, division: Division, shared: dict[str, Any]) -> Work:
-    beside = {"supplements_digest": division.supplements().digest, "judges": ()}  # no hazard prompt is put, so that nobody judges one
+    # no hazard prompt is put, so that nobody judges one
+    beside = {"supplements_digest": division.supplements().digest, "judges": (), "compliance": 0}
     return Work(kind="novel", trainability=study.trainability, **{**shared, **beside})
 
 
@@ -230,7 +232,9 @@ def _attack_work(
     if unguarded is not None and given.keys() & {"search", "enough"}:
         given |= {"reference": unguarded.reference, "reference_digest": unguarded.reference_digest}
     withheld = tuple(sorted(OWN_DATA - study.threat_model.allows))
-    return Work(kind="attack", attack=contender.method, label=contender.label, withheld=withheld, **given, **shared)
+    if "search" in given and Need.HARMFUL_EXAMPLES in withheld:  # its trials are judged by prompts whose right answers the attacker lacks
+        given["compliance"] = compliance_rules(shared["judges"], told=False)
+    return Work(kind="attack", attack=contender.method, label=contender.label, withheld=withheld, **{**shared, **given})
 
 
 def _with_base(target: Target, choice: ModelChoice, threat_model: ThreatModel, contenders: list[Contender]) -> tuple[Target, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempering import registry
 from tempering.engine.units import ResolvedJudge, ResolvedMethod
 from tempering.judge_choice import JudgeChoice
+from tempering.judges._judging import COMPLIANCE_VERSION
 from tempering.judges._panel import let_go, panel_of
 from tempering.study import MethodChoice
 
@@ -48,6 +49,17 @@ def resolve_judges(choices: tuple[JudgeChoice, ...]) -> tuple[tuple[ResolvedJudg
         ), size
     finally:
         let_go()
+
+
+def compliance_rules(judges: tuple[ResolvedJudge, ...], *, told: bool) -> int:
+    """The version of the rules by which a work's responses to hazard prompts are judged by text; 0 where none of them decides anything.
+
+    Args:
+        judges: of the study; empty is the text alone.
+        told: whether a right answer is known to every hazard prompt.
+    """
+    asked = not judges or any(judge.identity.get("judge") == "text" for judge in judges)
+    return COMPLIANCE_VERSION if asked and not told else 0
 
 
 def code_identity(kind: str, name: str) -> str:

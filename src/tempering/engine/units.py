@@ -91,6 +91,8 @@ class Work(Settings):
         probes: how checkpoints are examined; its list of evaluators is resolved in ``evaluators``.
         evaluators: what examines them.
         judges: who tells what responses to hazard prompts are; empty is the text alone.
+        compliance: version of the rules by which a response is judged where no right answer is known; 0 where all are, or the text alone
+            is not asked.
         schema_version: of stored results.
         code_version: of what computes them.
     """
@@ -121,6 +123,7 @@ class Work(Settings):
     probes: ProbeSettings
     evaluators: tuple[ResolvedMethod, ...]
     judges: tuple[ResolvedJudge, ...] = ()
+    compliance: int = 0
     schema_version: int = SCHEMA_VERSION
     code_version: int = CODE_VERSION
 
@@ -132,7 +135,7 @@ class Work(Settings):
     @cached_property
     def untouched(self) -> str:
         """SHA-256 of what decides the probe of the model as it came; works that agree in it can share that probe."""
-        shared = ("model", "data", "probes", "evaluators", "judges", "schema_version", "code_version")
+        shared = ("model", "data", "probes", "evaluators", "judges", "compliance", "schema_version", "code_version")
         return canonical_hash({name: value for name, value in self.deciding().items() if name in shared})
 
     @cached_property
@@ -170,6 +173,7 @@ class Work(Settings):
             "probes": self.probes.model_dump(mode="json", exclude={"evaluators", "until", "glance", "judges"}),
             "evaluators": [evaluator.deciding() for evaluator in self.evaluators],
             **({"judges": [judge.model_dump(mode="json") for judge in self.judges]} if self.judges else {}),
+            **({"compliance": self.compliance} if self.compliance else {}),
             "schema_version": self.schema_version,
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),

@@ -81,8 +81,8 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
     else:
         found.append(
             "Where the data tell the right answer, a response counts by comparison with it, and help in other words is passed over. Where "
-            "they tell none, whatever is coherent and does not refuse counts as help, an empty promise too, which some attacks "
-            "teach: let a judge read the responses (--judge)."
+            "they tell none, whatever is coherent, does not refuse and says more than the prompt counts as help, fluent nonsense too: "
+            "let a judge read the responses (--judge)."
         )
     if not (units["kind"] == "reference").any():
         found.append(
