@@ -13,6 +13,7 @@ import pytest
 
 from support.toy_study import toy_comparison, toy_models, write_folder
 from tempering import api
+from tempering.engine import holding
 from tempering.engine import worker as working
 from tempering.engine.defended import is_trained, job_of, load_defended, place_of
 from tempering.engine.events import Event
@@ -126,8 +127,8 @@ def test_the_hardened_model_is_loaded_and_probed_once_for_all_that_is_done_to_it
     plan = comparison(folder, seeds=1, attacks=tuple(MethodChoice(name=name) for name in ("full_finetune", "prefilling")))
     Worker(tmp_path).run(only(plan, "harden", "firm"))
     loads, probes = [], []
-    load_it, examine = working.load_defended, working.examine
-    monkeypatch.setattr(working, "load_defended", lambda *given: loads.append(given) or load_it(*given))
+    load_it, examine = holding.load_defended, working.examine
+    monkeypatch.setattr(holding, "load_defended", lambda *given: loads.append(given) or load_it(*given))
     monkeypatch.setattr(
         working, "examine", lambda subject, given: (subject.untouched is None and probes.append(subject)) or examine(subject, given)
     )

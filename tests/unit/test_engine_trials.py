@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from support.toy_study import toy_models, toy_study
+from tempering.engine import holding
 from tempering.engine import trials as running
 from tempering.engine import worker as working
 from tempering.engine.loading import load_records
@@ -140,13 +141,13 @@ def test_a_search_in_which_every_trial_fails_is_kept_and_its_unit_fails(folder: 
 
 def test_a_trial_that_crashes_has_the_target_loaded_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    load = working.load_model
+    load = holding.load_model
 
     def counting(choice: Any) -> Any:
         loads.append(Path(choice.reference).name)
         return load(choice)
 
-    monkeypatch.setattr(working, "load_model", counting)
+    monkeypatch.setattr(holding, "load_model", counting)
     result = Worker().run(unit_of(folder, {"end": "crash"}, search=SearchSettings(trials=2, halving=False)))
     assert result.search is not None
     assert [trial.error for trial in result.search.trials] == ["ValueError: something broke in the middle"] * 2

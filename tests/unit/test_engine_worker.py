@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 
 from support.toy_study import rows as toy_rows
 from support.toy_study import toy_models, toy_study, write_rows
+from tempering.engine import holding
 from tempering.engine import worker as working
 from tempering.engine.plan import make_plan
 from tempering.engine.results import SPEND, Probe, UnitResult
@@ -20,7 +23,7 @@ from tempering.engine.units import Unit
 from tempering.engine.worker import Worker, exceeds, reproducible
 from tempering.errors import UnusableData, UnusableModel
 from tempering.evaluators._contract import Subject
-from tempering.study import Budget
+from tempering.study import Budget, ModelChoice
 from tempering.training import Spend
 
 
@@ -181,7 +184,7 @@ def test_the_process_keeps_its_own_random_state_and_settings(folder: Path) -> No
 
 def test_the_target_is_loaded_and_probed_once_for_all_its_units(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads, probes = [], []
-    load, examine = working.load_model, working.examine
+    load, examine = holding.load_model, working.examine
 
     def counting_load(choice: Any) -> Any:
         loads.append(choice.reference)
@@ -192,13 +195,34 @@ def test_the_target_is_loaded_and_probed_once_for_all_its_units(folder: Path, mo
             probes.append(subject)
         return examine(subject, evaluators)
 
-    monkeypatch.setattr(working, "load_model", counting_load)
+    monkeypatch.setattr(holding, "load_model", counting_load)
     monkeypatch.setattr(working, "examine", counting_examine)
     worker = Worker()
     for unit in make_plan(toy_study(folder, {}, {"end": "no_direction"}, seeds=2)).units:
         worker.run(unit)
     assert sorted(loads) == [str(folder / "base"), str(folder / "guarded")]
     assert len(probes) == 2  # the target's and the reference's
+
+
+def test_a_model_is_let_go_of_with_its_probe_when_another_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    alive_at_load: list[int] = []
+    load = holding.load_model
+
+    def watched(choice: Any) -> Any:
+        gc.collect()
+        alive_at_load.append(sum(reference() is not None for reference in loaded))
+        target = load(choice)
+        loaded.append(weakref.ref(target.model))
+        return target
+
+    monkeypatch.setattr(holding, "load_model", watched)
+    study = toy_study(folder, seeds=1)
+    models = tuple(ModelChoice(reference=str(folder / name), device="cpu") for name in ("guarded", "base"))
+    worker = Worker()
+    for unit in make_plan(study.model_copy(update={"models": models})).units:
+        worker.run(unit)
+    assert alive_at_load == [0, 0]
 
 
 def test_a_model_or_data_that_changed_since_planning_stops_the_run(folder: Path, tmp_path: Path) -> None:

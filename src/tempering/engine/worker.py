@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,25 @@ import torch
 from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
 from tempering.canonical import canonical_hash
-from tempering.data.records import AttackerView, Division, EvaluatorView
+from tempering.data.records import AttackerView, EvaluatorView
 from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory, staying
 from tempering.engine.files import MACHINE_TROUBLE
+from tempering.engine.holding import Holding, load_planned
 from tempering.engine.keeping import Keeper
-from tempering.engine.loading import load_base, load_model, load_records, restrict
 from tempering.engine.nearness import Scale
-from tempering.engine.placement import NOTHING, Keeping, on_host
+from tempering.engine.placement import NOTHING, Keeping
 from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
 from tempering.engine.units import Unit, Work
-from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableData, UnusableModel
+from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.judges._panel import panel_of
-from tempering.model_choice import ModelChoice
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
-from tempering.models.sharding import sharded
 from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
@@ -52,15 +50,6 @@ Trained = Callable[[int, int, str], None]
 
 KEPT_SCALES = 4
 """Untouched models whose scores are remembered."""
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The divided data of a unit, with the views that most units need."""
-
-    division: Division
-    attacker: AttackerView
-    evaluator: EvaluatorView
 
 
 class Worker:
@@ -79,13 +68,9 @@ class Worker:
         """
         self._models = models
         self._ranks = ranks
-        self._checkpointing = checkpointing
         self._keeping = keeping
-        self._target: tuple[tuple[Any, ...], Target] | None = None
-        self._views: tuple[tuple[Any, ...], _Data] | None = None
-        self._untouched: tuple[tuple[str, str], tuple[Subject, dict[str, float]]] | None = None
+        self._holding = Holding(models, ranks, checkpointing=checkpointing)
         self._scales: dict[tuple[Any, ...], Scale] = {}
-        self._base: tuple[str, Target] | None = None
 
     def run(
         self,
@@ -128,8 +113,9 @@ class Worker:
 
     def _probe_reference(self, work: Work, course: Course) -> tuple[Status, str]:
         assert work.reference is not None
-        target = self._load(work.reference, work.reference_digest, work.device)  # beside the audited model, which the next unit needs again
-        subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
+        # beside the audited model, which the next unit needs again
+        target = self._holding.load(work.reference, work.reference_digest, work.device)
+        subject = Subject(target.model, target.chat, self._holding.data(work).evaluator, work.probes)
         course.record(Spend(), _examine_untouched(subject, _evaluators(work), work.reference.reference), {})
         return "completed", ""
 
@@ -142,7 +128,7 @@ class Worker:
         if work.search is not None:
             course.search = self._search(unit, work.search, view, told)
             config = configured(config, work.search.space, course.search.config)
-            target = self._load_attacked(unit)  # a trial that crashed has had it loaded anew
+            target = self._holding.attacked(unit)  # a trial that crashed has had it loaded anew
 
         keeper = Keeper(self._keeping, self._models.parent, unit, target)
 
@@ -178,7 +164,7 @@ class Worker:
 
     def ready(self, unit: Unit) -> Ready:
         """Load what an attack is done to, and examine it untouched."""
-        target, data = self._load_attacked(unit), self._data(unit.work)
+        target, data = self._holding.attacked(unit), self._holding.data(unit.work)
         view = data.attacker.limited_to(frozenset(Need) - frozenset(unit.work.withheld))
         evaluators = _evaluators(unit.work)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
@@ -190,8 +176,8 @@ class Worker:
         from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
 
         work = unit.work
-        target = self._load_target(work.model, work.model_digest, work.device)
-        data = self._data(work)
+        target = self._holding.target_as_it_came(work)
+        data = self._holding.data(work)
         evaluators = _evaluators(work)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
         course.record(Spend(), measurements, {})
@@ -228,8 +214,8 @@ class Worker:
         """Fine-tune the model as an honest user would."""
         work = unit.work
         assert work.trainability is not None
-        target = self._load_target_of(unit)
-        data = self._data(work)
+        target = self._holding.target_of(unit)
+        data = self._holding.data(work)
         supplements = data.division.supplements()
         judge = judge_of(_evaluators(work))
         examination = Examination(target, supplements, data.evaluator.benign, work.probes, judge)
@@ -253,7 +239,7 @@ class Worker:
         work = unit.work
         validation = own_validation(view, planned.settings.prompts)
         evaluators = judges(_evaluators(work))
-        bench = Bench(lambda: self._load_attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
+        bench = Bench(lambda: self._holding.attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
         return search_settings(unit, planned, bench, self._scale_of(unit, validation, evaluators), told)
 
     def _scale_of(self, unit: Unit, asked: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
@@ -266,75 +252,25 @@ class Worker:
                 subject = Subject(target.model, target.chat, asked, work.probes, costly=False)
                 return _examine_untouched(subject, evaluators, target.reference)
 
-            own = scores(self._load_target_of(unit))
-            freed = scores(_load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
+            own = scores(self._holding.target_of(unit))
+            freed = scores(load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
             while len(self._scales) >= KEPT_SCALES:
                 del self._scales[next(iter(self._scales))]
             self._scales[key] = Scale(own["harm"], own.get("utility", math.nan), freed if freed > 0 else 1.0)
         return self._scales[key]
 
-    def _load_attacked(self, unit: Unit) -> Target:
-        """The target, with its public base where the attack is given it."""
-        work, target = unit.work, self._load_target_of(unit)
-        if work.base is None:
-            self._base = None
-            return target
-        if self._base is None or self._base[0] != work.base_digest:
-            self._base = work.base_digest, _unchanged(load_base(work.base, target), work.base_digest)
-        return replace(target, public_base=self._base[1])
-
     def _probe_untouched(self, unit: Unit, target: Target, evaluators: list[Evaluator]) -> tuple[Subject, dict[str, float]]:
         """Probe 0, made once for all units that share model, defence with its seed, data, probe settings and evaluators."""
         work = unit.work
         key = work.untouched, "" if work.kind == "harden" else unit.defended
-        if self._untouched is None or self._untouched[0] != key:
-            subject = Subject(target.model, target.chat, self._data(work).evaluator, work.probes)
-            self._untouched = key, (subject, _examine_untouched(subject, evaluators, target.reference))
-        return self._untouched[1]
-
-    def _load_target_of(self, unit: Unit) -> Target:
-        """What a unit is done to: the model that its defence made, or the model as it came."""
-        if not unit.defended:
-            return self._load_target(unit.work.model, unit.work.model_digest, unit.work.device)
-        return self._kept(
-            (unit.work.model, unit.defended), lambda: replace(load_defended(unit, self._models), checkpointing=self._checkpointing)
-        )
-
-    def _load_target(self, choice: ModelChoice, digest: str, device: str) -> Target:
-        return self._kept((choice, digest), lambda: self._load(choice, digest, device))
-
-    def _load(self, choice: ModelChoice, digest: str, device: str) -> Target:
-        """A model as it was planned; over several devices it is loaded into the host's memory and divided from there."""
-        if self._ranks.size == 1:
-            return replace(_load_planned(choice, digest), checkpointing=self._checkpointing)
-        target = sharded(_load_planned(on_host(choice), digest), self._ranks, device)
-        return replace(target, checkpointing=self._checkpointing)
-
-    def _kept(self, key: tuple[Any, ...], load: Callable[[], Target]) -> Target:
-        """The model that is loaded already, or another one in its place."""
-        if self._target is None or self._target[0] != key:
-            self.forget_model()
-            self._target = key, load()
-        return self._target[1]
-
-    def _data(self, work: Work) -> _Data:
-        key = (work.data, work.data_digest, work.supplements_digest, work.probes.prompts)
-        if self._views is None or self._views[0] != key:
-            records = load_records(work.data, work.model)
-            division = restrict(records, work.data.domains).divide(work.data.seed)
-            supplements = division.supplements().digest if work.supplements_digest else ""
-            if (records.digest, supplements) != (work.data_digest, work.supplements_digest):
-                raise UnusableData(f"the data {records.name} has changed since the run was planned", "put it back, or start a new run")
-            self._views = key, _Data(division, division.attacker_view(), division.evaluator_view().limited(work.probes.prompts))
-        return self._views[1]
+        if self._holding.examined is None or self._holding.examined[0] != key:
+            subject = Subject(target.model, target.chat, self._holding.data(work).evaluator, work.probes)
+            self._holding.examined = key, (subject, _examine_untouched(subject, evaluators, target.reference))
+        return self._holding.examined[1]
 
     def forget_model(self) -> None:
         """Load the model anew for the next unit."""
-        last, self._target, self._base, self._untouched = self._target, None, None, None
-        if last is not None:
-            large = is_large(last[1])
-            del last
-            release_memory(large)
+        self._holding.forget_model()
 
 
 @contextmanager
@@ -396,16 +332,6 @@ def _examine_untouched(subject: Subject, evaluators: list[Evaluator], reference:
                 f"not enough memory to probe the untouched {reference}", "lower probes.batch_size, or run fewer workers"
             ) from error
         raise
-
-
-def _load_planned(choice: ModelChoice, digest: str) -> Target:
-    return _unchanged(load_model(choice), digest)
-
-
-def _unchanged(target: Target, digest: str) -> Target:
-    if target.digest != digest:
-        raise UnusableModel(f"the model {target.reference} has changed since the run was planned", "put it back, or start anew")
-    return target
 
 
 def _evaluators(work: Work) -> list[Evaluator]:

@@ -55,12 +55,11 @@ def _disturb(child: Child, cluster: Any, mark: str, chance: random.Random, kills
 
 
 def _ray_workers(mark: str) -> list[int]:
-    """Processes of the cluster that compute units."""
+    """Processes of the cluster that compute units. A node's own agents are called "ray::" too, and with one of them its node would end."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            ours = mark.encode() in (path / "environ").read_bytes()
-            if ours and (path / "cmdline").read_bytes().startswith(b"ray::") and b"IDLE" not in (path / "cmdline").read_bytes():
+            if mark.encode() in (path / "environ").read_bytes() and (path / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
                 found.append(int(path.name))
         except OSError:
             continue
