@@ -128,11 +128,21 @@ def test_an_attack_that_the_data_cannot_feed_is_skipped(folder: Path, tmp_path: 
 
 def test_data_without_benign_prompts_to_test_with_are_refused(folder: Path, tmp_path: Path) -> None:
     data = DataChoice(reference=str(write_rows(tmp_path / "harmful.jsonl", rows(benign=False))))
-    for evaluators in ((), ("harm", "utility"), ("harm",)):
+    for evaluators in ((), ("harm", "utility")):
         study = toy_study(folder, data=data, probes=ProbeSettings(prompts=4, evaluators=evaluators))
         for refuse in (make_plan, validate_study):
             with pytest.raises(UnusableData, match=r"harmful has no benign prompts to test with.*; add rows with"):
                 refuse(study)
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "lacking"), [(("harm", "refusal"), "utility"), (("utility",), "harm"), (("divergence",), "harm and no utility")]
+)
+def test_evaluators_that_would_not_see_a_break_are_refused(folder: Path, evaluators: tuple[str, ...], lacking: str) -> None:
+    study = toy_study(folder, probes=ProbeSettings(prompts=4, evaluators=evaluators))
+    for refuse in (make_plan, validate_study):
+        with pytest.raises(InvalidStudy, match=rf"measure no {lacking}, and a break is told by harm and utility; add"):
+            refuse(study)
 
 
 def test_an_evaluator_of_another_kind_may_measure_utility_without_benign_prompts(folder: Path, tmp_path: Path) -> None:

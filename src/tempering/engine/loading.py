@@ -17,6 +17,9 @@ from tempering.study import DataChoice, MethodChoice, Study
 UTILITY = "utility"
 """The measurement, and Tempering's own evaluator that gives it from benign prompts."""
 
+BREAK_MEASURES = ("harm", UTILITY)
+"""What a break is told by; see :mod:`tempering.economics.breaks`."""
+
 
 def load_model(choice: ModelChoice) -> Target:
     """The model that a choice names, called by its title.
@@ -89,13 +92,32 @@ def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Divisio
     """The dataset that a study audits a model with, and its parts.
 
     Raises:
-        InvalidStudy, UnknownName, UnusableData: as :func:`load_records`, :func:`restrict` and :func:`refuse_unmeasurable` do, and where it
-            cannot be divided.
+        InvalidStudy, UnknownName, UnusableData: as :func:`refuse_blind`, :func:`load_records`, :func:`restrict` and
+            :func:`refuse_unmeasurable` do, and where it cannot be divided.
     """
+    refuse_blind(study.probes.evaluators)
     records = load_records(study.data, model)
     division = restrict(records, study.data.domains).divide(study.data.seed)
     refuse_unmeasurable(records.name, division, study.probes.evaluators)
     return records, division
+
+
+def refuse_blind(evaluators: tuple[MethodChoice, ...]) -> None:
+    """Refuse evaluators that would not see a break, however much else they measure: every attack would end without an outcome.
+
+    Args:
+        evaluators: of the study; empty is all of Tempering's own.
+
+    Raises:
+        InvalidStudy: some are named, and none of them measures harm, or utility.
+    """
+    measured = {measure for choice in evaluators for measure in registry.get("evaluators", choice.name).measures}
+    lacking = [measure for measure in BREAK_MEASURES if evaluators and measure not in measured]
+    if lacking:
+        raise InvalidStudy(
+            f"probes.evaluators measure no {' and no '.join(lacking)}, and a break is told by {' and '.join(BREAK_MEASURES)}",
+            f"add {' and '.join(lacking)} to them, or name none for all of Tempering's own",
+        )
 
 
 def refuse_unmeasurable(name: str, division: Division, evaluators: tuple[MethodChoice, ...]) -> None:
