@@ -151,6 +151,16 @@ def test_what_a_job_raises_outside_of_an_attack_ends_the_run_in_the_same_line(tm
     assert not (tmp_path / "run" / "jobs").exists()
 
 
+@pytest.mark.parametrize("ready", [False, True])
+def test_jobs_that_end_before_any_unit_begins_end_the_run(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: bool) -> None:
+    said = json.dumps({"unit": "", "kind": "ready", "environment": {}}) + "\n" if ready else ""
+    names: dict[str, Any] = {"__name__": "__main__"}  # so that it is handed over itself, and not where it stands
+    exec(f"def dies(folder):\n    open(folder + '/{MESSAGES}', 'w').write({said!r})\n    raise SystemError('the node is gone')", names)
+    monkeypatch.setattr(slurm_executor, "main", names["dies"])
+    with pytest.raises(TemperingError, match=r"Slurm jobs end before they begin: .*see that tempering is installed"):
+        execute(plan, tmp_path / "run", executor=jobs("local"), workers=1)
+
+
 def test_without_slurm_on_this_machine_one_line_says_so(plan: Plan, tmp_path: Path) -> None:
     if shutil.which("srun"):
         pytest.skip("Slurm is here")

@@ -93,6 +93,7 @@ class _Job:
         listener: reads what it says.
         environment: what it computes with, once it has begun.
         begun: the units that it is at, by hash.
+        worked: whether it has begun any.
     """
 
     job: Any
@@ -101,6 +102,7 @@ class _Job:
     listener: Listener
     environment: dict[str, Any] | None = None
     begun: dict[str, Unit] = field(default_factory=dict)
+    worked: bool = False
 
 
 @dataclass
@@ -207,11 +209,11 @@ class _Queue:
         for message in job.listener.messages():
             unit = job.units.get(message["unit"])
             if message["kind"] == "ready":
-                job.environment, self.unborn = message["environment"], 0
+                job.environment = message["environment"]
             elif unit is None:
                 heard(message, next(iter(job.units.values())), self.watcher)  # an error, and nobody's
             else:
-                job.begun[unit.hash] = unit
+                job.begun[unit.hash], job.worked, self.unborn = unit, True, 0
                 if (result := heard(message, unit, self.watcher)) is not None:
                     del job.begun[unit.hash], job.units[unit.hash]
                     self.agenda.finished(unit, result)
@@ -221,7 +223,7 @@ class _Queue:
         """A job has ended before its units have: try those that it was at once more, and the others as if nothing had been."""
         words = _last_words(job.job)
         self._forget(job)
-        if job.environment is None:
+        if not job.worked:
             self.unborn += 1
             if self.unborn >= TRIES:
                 raise TemperingError(f"Slurm jobs end before they begin: {words}", "see that tempering is installed on the nodes")
