@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from support.judge_server import Script, answer_in, judge_server
 from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.results import Tables
 from tempering.engine.run import execute
-from tempering.errors import InvalidStudy
+from tempering.errors import InvalidStudy, JudgeUnavailable
 from tempering.study import Budget, MethodChoice, ProbeSettings, Study
 
 pytestmark = [
@@ -73,6 +75,38 @@ def test_two_ranks_leave_the_rows_of_one_process_though_one_of_them_is_killed(al
         time.sleep(0.1)
     assert followers() == []
     assert not list(tmp_path.glob("**/meeting*"))
+
+
+def half(payload: dict[str, Any]) -> str:
+    """Finds every other response useful, by its content."""
+    return '{"verdict": "useful"}' if sum(map(ord, answer_in(payload))) % 2 else '{"verdict": "refusal"}'
+
+
+def test_ranks_ask_a_judge_once_and_all_have_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, tables = [], []
+    for name, devices in (("alone", 1), ("together", 2)):
+        monkeypatch.setenv("TEMPERING_CACHE", str(tmp_path / name / "cache"))
+        script = Script(half)
+        with judge_server(script) as address:
+            probes = ProbeSettings(
+                prompts=4, evaluators=("harm", "utility"), max_new_tokens=8, judges=(f"openai:server={address},model=m",)
+            )
+            study = STUDY.model_copy(update={"probes": probes, "attacks": (MethodChoice(name="lora_finetune"),)})
+            tables.append(execute(make_plan(study), tmp_path / name / "run", workers=1, executor=ExecutorChoice(devices=devices)))
+        heard.append(sorted(answer_in(payload) for payload in script.heard))
+    assert heard[0] == heard[1] != []
+    assert same(*tables)
+    assert tables[0].trajectories["harm"].between(0, 1, inclusive="neither").any()
+
+
+def test_a_judge_that_is_gone_ends_every_rank_in_one_line(tmp_path: Path) -> None:
+    probes = ProbeSettings(prompts=4, evaluators=("harm", "utility"), judges=("openai:server=http://127.0.0.1:9/v1,model=m,retries=0",))
+    with pytest.raises(JudgeUnavailable, match="temper resume"):
+        execute(make_plan(STUDY.model_copy(update={"probes": probes})), tmp_path, workers=1, executor=ExecutorChoice(devices=2))
+    patience = time.monotonic() + 20
+    while followers() and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert followers() == []
 
 
 def test_what_needs_its_model_whole_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
