@@ -143,7 +143,7 @@ def test_wrong_adversaries_are_found_out_before_anything_runs() -> None:
 @pytest.mark.parametrize("chosen", ["retrieval", "prefilling+retrieval", {"name": "relearning", "config": {"hold": "documents"}}])
 def test_an_adversary_that_needs_documents_is_refused_before_anything_runs(chosen: Any) -> None:
     """A defender's view has none; found out at the step that first draws it, it would cost the training, and blame the data."""
-    name = chosen if isinstance(chosen, str) else chosen["name"]
+    name = chosen.replace("+", " + ") if isinstance(chosen, str) else chosen["name"]
     with pytest.raises(InvalidStudy, match="needs documents.*defender is given none; take it out of 'adversaries'") as refused:
         defense(adversaries=["full_finetune", chosen]).stages(tiny_target(), VIEW, seed=0)
     assert repr(name) in str(refused.value)
