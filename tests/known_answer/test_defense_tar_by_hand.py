@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from support.tiny_models import tiny_target
+from tempering import consent
 from tempering.data.records import DefenderView, Example, Role
 from tempering.defenses._preference import preference_loss
 from tempering.defenses._tar_mapping import MappingTraining, RandomDirections, mapping_loss
@@ -286,7 +287,8 @@ def test_any_other_attack_is_looked_at_where_it_leaves_the_model(tmp_path: Path)
     attack = tmp_path / "shifting.py"
     attack.write_text(SHIFTING)
     target = target64()
-    caught, workshop = summed_gradient(target, {"adversaries": [{"name": f"{attack}:Shifting"}]})
+    with consent.code_allowed(True):
+        caught, workshop = summed_gradient(target, {"adversaries": [{"name": f"{attack}:Shifting"}]})
     shifted = target.copy_model().requires_grad_(True)
     with torch.no_grad():
         for value in shifted.parameters():
