@@ -94,7 +94,8 @@ def tables(content: dict[str, Any]) -> str:
     lines += [
         "",
         f"Over all probes the two agree on {share(judge['agreement'])} of responses: κ {judge['kappa']:.2f} "
-        f"[{judge['kappa_low']:.2f}, {judge['kappa_high']:.2f}]. Of {sum(judge[cell] for cell in CELLS):,} responses `{names[0]}` alone found "
+        f"[{judge['kappa_low']:.2f}, {judge['kappa_high']:.2f}]. "
+        f"Of {sum(judge[cell] for cell in CELLS):,} responses `{names[0]}` alone found "
         f"{judge['only_first']} useful, `{names[1]}` alone {judge['only_second']:,}, both {judge['both']:,}.",
     ]
     return "\n".join(lines)
