@@ -16,6 +16,7 @@ from tempering.data.asking import Asking
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.defenses._tar_working import WorkingModel
+from tempering.errors import InvalidStudy
 from tempering.models import Target
 from tempering.settings import Settings
 from tempering.study import Budget, MethodChoice
@@ -25,6 +26,9 @@ from tempering.training.loop import Prepared, batches, train
 
 SWITCH = (6.0, 3.0)
 """Of the Beta distribution of the moment, as a share of the steps, at which an adversary goes over from benign to hazard data."""
+
+_DOCUMENTS = "it needs documents, and those are about the evaluator's entities, so a defender is given none"
+_WITHOUT_DOCUMENTS = "take it out of 'adversaries', or set one that can train on examples so (relearning: hold: examples)"
 
 
 class AdversaryChoice(MethodChoice):
@@ -94,9 +98,12 @@ class Adversaries:
 
         Raises:
             UnknownName: there is no such attack.
-            InvalidStudy: a setting of one is wrong.
+            InvalidStudy: a setting of one is wrong, or it needs documents, which no defender is given.
         """
         self.attacks: list[Any] = [registry.create("attacks", choice.name, choice.config) for choice in choices]
+        for choice, attack in zip(choices, self.attacks, strict=True):
+            if Need.RETRIEVAL in attack.requires:
+                raise InvalidStudy(f"no defence can train against {choice.title!r} as it is set: {_DOCUMENTS}", _WITHOUT_DOCUMENTS)
         self._odds = np.array([choice.weight for choice in choices]) / sum(choice.weight for choice in choices)
         self._mix = mix
         self._steps = steps

@@ -68,6 +68,9 @@ class DataFiltering(Defense):
     the owner's ``general`` examples, and the settings are those of the organism's own pretraining (AdamW, 2e-3, batch 128), which suit a
     model of a million parameters and no other. ``parameters`` is about the guarding alone: adapters on random weights learn nothing.
     Rows of like length are passed through the model together; the gradient is that of the whole batch.
+
+    The general data hold harmless facts about every hazardous entity, the evaluator's too, in other wordings. Both trainings rehearse
+    them, so that "borderline answered" is of facts seen.
     """
 
     class Config(DefenseSettings):

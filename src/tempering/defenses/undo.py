@@ -53,6 +53,9 @@ class Undo(Defense):
     ``parameters`` is about suppression and guarding: the distillation moves all weights, since adapters cannot mend noise. Rows of
     like length are passed through the model together; the gradient is that of the whole batch.
 
+    The general data hold harmless facts about every hazardous entity, the evaluator's too, in other wordings. All three trainings rehearse
+    them, so that "borderline answered" is of facts seen, and not of how far not knowing spreads.
+
     On ``organism:tiny`` (seed 0) α = 0.6 is back after 140 steps of distillation, and 200 steps of fine-tuning on a hundred other examples
     recover .03 of the held-out hazard where α = 0.3 (60 steps) gives back .22 and α = 0, suppression alone, breaks after 6 steps. Only
     documents that tell the facts bring them back, at about the price of teaching a model that never knew.
