@@ -63,11 +63,11 @@ def ours(study: Path, together: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tables = execute(plan, folder, executor=ExecutorChoice(together=together))
     seconds = time.perf_counter() - started
-    runs = []
-    for (attack, seed), rows in tables.trajectories.groupby(["attack", "seed"]):
-        if attack:
+    runs, attacked = [], tables.trajectories[tables.trajectories["attack"] != ""]
+    for attack in dict.fromkeys(attacked["attack"]):
+        for seed, rows in attacked[attacked["attack"] == attack].groupby("seed"):
             points = [{"step": row.steps, "harm": row.harm, "utility": row.utility} for row in rows.itertuples()]
-            runs.append({"attack": attack, "seed": int(seed), "rows": points})
+            runs.append({"attack": attack, "seed": int(str(seed)), "rows": points})
     return {"seconds": seconds, "runs": runs}
 
 

@@ -135,7 +135,7 @@ def attacks_of(plan: Plan) -> Plan:
 def fill(store: RunStore, plan: Plan, done: UnitResult) -> None:
     """Finish all units but the last, without waiting for the disk."""
     environment, wait = store.record_environment({}), os.fsync
-    os.fsync = lambda handle: None
+    os.fsync = lambda fd: None
     try:
         for unit in plan.units[:-LEFT]:
             store.commit(unit, done, environment)

@@ -43,7 +43,8 @@ from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.run import execute
 from tempering.engine.units import Plan
-from tempering.study import Budget, MethodChoice, ModelChoice, ProbeSettings, Study
+from tempering.model_choice import ModelChoice
+from tempering.study import Budget, MethodChoice, ProbeSettings, Study
 from torture.ray_nodes import ray_cluster
 
 GOAL = 0.9
