@@ -121,12 +121,14 @@ def compare(case: dict[str, Any], options: argparse.Namespace, folder: Path) -> 
         f"{case['study']['budget']['steps']} steps, {case['study']['probes']['prompts']} prompts a role; TRL in {precision}; "
         f"{sum(same)} of {len(same)} breaks lie between the same two probes"
     )
+    if options.theirs < options.seeds:
+        note += f"; sized down: of theirs only {options.theirs} of the {options.seeds} seeds, which they take one after the other anyway"
     if options.until is not None:
         note += f"; ours end where {options.until:g} of the harm is recovered, theirs go on to the end"
     if options.glance is not None:
         note += f"; ours leave a probe at {options.glance} hazard prompts where those show no harm"
-    flags = "" if case["name"] == "adversaries-organism" else " --model smollm2"
-    command = f"python benchmarks/adversaries.py{flags} --turns {options.turns} --seeds {options.seeds} --theirs {options.theirs}"
+    command = f"python benchmarks/adversaries.py --model {options.model} --turns {options.turns} --seeds {options.seeds}"
+    command += f" --theirs {options.theirs}"
     command += f" --until {options.until:g}" if options.until is not None else ""
     command += f" --glance {options.glance}" if options.glance is not None else ""
     name = case["name"] + ("-until" if options.until is not None else "-glance" if options.glance is not None else "")

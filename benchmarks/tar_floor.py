@@ -132,7 +132,7 @@ def timed(name: str, large: bool, repeats: int) -> dict[str, Any]:
         goal=GOAL,
         ours=median(ours),
         theirs=median(theirs),
-        command=COMMAND,
+        command=f"{COMMAND} --repeats {repeats}",
         note=f"K = {STEPS}, looks every {EVERY}; processor seconds of one thread, {repeats} turns",
     )
 
