@@ -296,6 +296,7 @@ class PlannedTarget(Settings):
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
         judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
         provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
+        benign_told: share of the benign test prompts whose right answers the data tell; ``None`` in plans of versions that did not count.
     """
 
     reference: str
@@ -312,6 +313,7 @@ class PlannedTarget(Settings):
     hardening_bytes: int = 0
     judging_bytes: int = 0
     provenance: Provenance | None = None
+    benign_told: float | None = None
 
 
 @dataclass(frozen=True)
