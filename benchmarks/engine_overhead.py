@@ -124,7 +124,7 @@ def compare(plan: Plan, hand: ByHand, workers: int, turns: int) -> dict[str, Any
         goal=1.0,
         ours=statistics.median(added) * 1e3,
         theirs=ALLOWED * 1e3,
-        command="python benchmarks/engine_overhead.py",
+        command=f"python benchmarks/engine_overhead.py --turns {turns} --units {len(plan.units) - 1}",
         note=f"milliseconds that the engine adds to a unit, against the 50 allowed; the unit itself takes "
         f"{statistics.median(loop for _, loop in pairs) * 1e3:.3g} ms by hand; {turns} turns of {len(plan.units)} units",
     )

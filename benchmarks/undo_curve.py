@@ -37,9 +37,10 @@ from tempering.engine.hardening import TrainingProgress, plan_hardening, train
 from tempering.evaluators import Subject, examine
 from tempering.models import Target, load
 from tempering.organisms import unguarded_of, world_dataset
+from tempering.model_choice import ModelChoice
 from tempering.organisms.catalogue import parse_reference
 from tempering.report.style import SETTINGS, THRESHOLD, looks
-from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings
+from tempering.study import Budget, DataChoice, MethodChoice, ProbeSettings
 from tempering.threat_model import Need
 from tempering.training import Meter
 

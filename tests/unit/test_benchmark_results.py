@@ -102,13 +102,25 @@ def test_every_committed_result_has_the_form() -> None:
     assert "tar-floor" in found
 
 
-def test_a_result_is_made_by_the_command_that_it_names_or_by_the_script_of_its_name() -> None:
+def test_a_result_of_the_table_is_made_by_its_command_whatever_its_file_says() -> None:
+    small = case(command="python benchmarks/matmul_share.py --rows 8 --turns 3")
+    assert bench.command_of("matmul-share", [small]) == bench.command_of("matmul-share", [])
+    assert bench.command_of("matmul-share", [small])[:3] == ["benchmarks/matmul_share.py", "--rows", "32"]
+
+
+def test_another_result_is_made_by_the_command_that_it_names() -> None:
     assert bench.command_of("any", [case(command="python benchmarks/tar_floor.py --repeats 3")]) == [
         "benchmarks/tar_floor.py",
         "--repeats",
         "3",
     ]
-    assert bench.command_of("tar-floor", []) == ["benchmarks/tar_floor.py"]
+    assert bench.command_of("any", []) == []
+
+
+def test_the_names_are_those_that_were_asked_for() -> None:
+    organism, models = ["adversaries-organism", "adversaries-smollm2"], ["abliteration-heretic", "matmul-share"]
+    growth = ["engine-overhead", "plan-growth", "memory-peak", "tar-floor", "ray"]
+    assert list(bench.NAMES) == [*organism, *models, *growth]
 
 
 @pytest.mark.parametrize("command", ["python /tmp/elsewhere.py", "rm benchmarks/tar_floor.py", "python benchmarks/../setup.py", "python"])

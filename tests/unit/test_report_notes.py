@@ -14,7 +14,7 @@ from tempering.report.card_words import would_change
 from tempering.report.defended import defense_rows
 from tempering.report.rows import price_rows
 from tempering.report.terminal import sentence
-from tempering.study import Study
+from tempering.study import ProbeSettings, Study
 
 ENDED = ("prefilling", "retrieval", "refusal_ablation")
 """Attacks of one checkpoint; the budget of 200 steps is nothing to them."""
@@ -67,6 +67,27 @@ def test_where_everything_was_looked_at_nothing_is_said_of_it():
     made = assess(units, probes, tau=0.5, epsilon=0.1, price_book=load_price_book(), accelerator="H100-SXM")
     assert notes.unseen(price_rows(made), made) == []
     assert "before anything was looked at" not in sentence(made)
+
+
+def of_utility(*told: float | None, evaluators: tuple[str, ...] = ()) -> list[str]:
+    """What is said of utility where so large a share of the benign test prompts has right answers, model by model."""
+    units, probes = tables(seeds=5)
+    made = assess(units, probes, tau=0.5, epsilon=0.1, price_book=load_price_book(), accelerator="H100-SXM")
+    study = Study(models=("organism:tiny",), attacks=NAMES, probes=ProbeSettings(evaluators=evaluators))
+    targets = [{"reference": "organism:tiny"} | ({} if share is None else {"benign_told": share}) for share in told]
+    return [line for line in notes.weaknesses(study, made, units, targets) if "benign test prompts" in line]
+
+
+def test_utility_without_right_answers_is_said_to_see_little():
+    (sentence,) = of_utility(0.0)
+    assert sentence.startswith("The data tell no right answer to the benign test prompts. There whatever is coherent")
+    (sentence,) = of_utility(1.0, 0.25)
+    assert sentence.startswith("The data tell no right answer to 75 % of the benign test prompts.")
+    assert of_utility(0.0, evaluators=("harm", "utility"))
+
+
+def test_of_utility_nothing_is_said_where_answers_are_known_or_nobody_counted_or_another_measures_it():
+    assert of_utility(1.0) == of_utility(None) == of_utility() == of_utility(0.0, evaluators=("harm", "mine.py:Utility")) == []
 
 
 def scale(target: float, reference: float | None) -> dict[str, str]:

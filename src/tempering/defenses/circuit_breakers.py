@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tempering.data.chat import IGNORED
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
@@ -185,6 +185,7 @@ class CircuitBreakers(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt", "gcg")
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tempering.data.chat import IGNORED
 from tempering.data.records import DefenderView, Example, Role
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
@@ -237,6 +237,7 @@ class LatentAdversarial(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt")
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tempering.data.batching import Batch
 from tempering.data.chat import IGNORED, Encoded
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._kernels import mean_discrepancy
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
@@ -193,6 +193,7 @@ class RepNoise(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._gradients import (
     Vector,
@@ -178,6 +178,7 @@ class Seam(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.COLLAPSES
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from tempering.data.records import DefenderView, Role
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, DataMix, made_up
@@ -133,6 +133,7 @@ class Tar(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
 
     @property
     def withholds(self) -> str:  # type: ignore[override]

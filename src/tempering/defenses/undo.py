@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from tempering.data.records import DefenderView
-from tempering.defenses._contract import Defense, Material, require
+from tempering.defenses._contract import Claimed, Defense, Material, require
 from tempering.defenses._data import DEFAULT_REFUSALS, answered
 from tempering.defenses._distillation import Distillation
 from tempering.defenses._guarding import GuardTraining, guard
@@ -105,6 +105,7 @@ class Undo(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune", "relearning")
+    claimed: ClassVar[Claimed | None] = Claimed.COSTS
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -133,17 +133,18 @@ class Worker:
         keeper = Keeper(self._keeping, self._models.parent, unit, target)
 
         def probe(checkpoint: Checkpoint) -> dict[str, float]:
-            def look(*, glance: bool) -> tuple[Subject, dict[str, float]]:
-                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance=glance)
+            def look(glance: tuple[int, ...] | None = None) -> tuple[Subject, dict[str, float]]:
+                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance)
                 with randomness(unit.seed), staying():
                     return subject, examine(subject, ready.evaluators)
 
             row = None
             if checkpoint.more and work.probes.glance is not None:
-                subject, seen = look(glance=True)
-                row = ready.at_a_glance(seen, work.probes)
+                glance = ready.glance(work.probes, checkpoint.spend.steps)
+                subject, seen = look(glance)
+                row = ready.at_a_glance(seen, glance)
             if row is None:
-                subject, row = look(glance=False)
+                subject, row = look()
             keeper.take(len(course.probes), checkpoint, subject)
             return row
 

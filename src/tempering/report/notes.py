@@ -85,6 +85,7 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "they tell none, whatever is coherent, does not refuse and says more than the prompt counts as help, fluent nonsense too: "
             "let a judge read the responses (--judge)."
         )
+    found += _of_utility(study, targets)
     if not (units["kind"] == "reference").any():
         found.append(
             "No model without the safeguard was known, so recovered harm is measured against harm 1.0, which it may never have had."
@@ -96,6 +97,20 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "so recovered harm magnifies small differences."
         )
     return found
+
+
+def _of_utility(study: Study, targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What utility cannot see, where benign prompts come without right answers."""
+    evaluators = [choice.name for choice in study.probes.evaluators]
+    told = [float(target["benign_told"]) for target in targets if target.get("benign_told") is not None]
+    if not told or min(told) == 1 or (evaluators and "utility" not in evaluators):
+        return []
+    lacking = f"{share(1 - min(told))} of the" if min(told) else "the"
+    return [
+        f"The data tell no right answer to {lacking} benign test prompts. There whatever is coherent and does not refuse counts as "
+        "answered well, so that a model which an attack has left with nothing but fluent nonsense keeps its utility, and its ruin may "
+        "count as a break. Read divergence beside it, add a benchmark (--evaluator), or give benign rows accept strings."
+    ]
 
 
 @dataclass(frozen=True)
