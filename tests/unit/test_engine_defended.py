@@ -92,7 +92,7 @@ def test_a_training_that_the_floor_took_back_is_told_of_while_it_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "Watch", Low)
-    unit, told = only(comparison(folder, seeds=1), "harden", "firm"), []
+    unit, told = only(comparison(folder, seeds=1, utility_floor=0.9), "harden", "firm"), []
     for _ in range(2):  # of one that was made before too
         result = Worker(tmp_path).run(unit, trained=lambda done, total, warning: told.append((done, total, warning)))
     (stage,) = result.probes[1].details["stages"]

@@ -170,7 +170,7 @@ def test_a_chain_of_which_one_link_was_kept_was_trained_in_part():
 def test_where_there_are_several_models_the_name_says_which():
     ends = {("refat", 0): [stage(0)]}
     said, _ = trained(ends, models=("organism:tiny", "organism:small"))
-    assert "Of organism:tiny behind refat (seed 0 of 3) and organism:small behind refat (seed 0 of 3) the utility floor took" in said
+    assert "Of organism:small behind refat (seed 0 of 3) and organism:tiny behind refat (seed 0 of 3) the utility floor took" in said
 
 
 def test_where_every_training_was_kept_nothing_is_said_of_it():
