@@ -8,10 +8,12 @@ import json
 import platform
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tempering.engine.hardening_job import HARDENING_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +30,7 @@ def _module(name: str) -> ModuleType:
 
 results = _module("_results")
 bench = _module("bench")
+claims = _module("claim_results")
 
 
 def case(name: str = "some", **changes: Any) -> dict[str, Any]:
@@ -123,3 +126,14 @@ def test_the_names_are_those_that_were_asked_for() -> None:
 @pytest.mark.parametrize("command", ["python /tmp/elsewhere.py", "rm benchmarks/tar_floor.py", "python benchmarks/../setup.py", "python"])
 def test_a_command_that_is_no_script_of_the_benchmarks_is_not_run(command: str) -> None:
     assert bench.command_of("any", [case(command=command)]) == []
+
+
+def test_a_claim_says_which_code_made_its_defended_models() -> None:
+    def unit(kind: str, version: int) -> SimpleNamespace:
+        return SimpleNamespace(work=SimpleNamespace(kind=kind, hardening_version=version))
+
+    plan = SimpleNamespace(
+        units=[unit("attack", 0), unit("harden", HARDENING_VERSION), unit("harden", HARDENING_VERSION), unit("novel", 0)]
+    )
+    assert claims.hardening_versions(plan) == [HARDENING_VERSION]
+    assert claims.hardening_versions(SimpleNamespace(units=[*plan.units, unit("harden", 1)])) == [1, HARDENING_VERSION]

@@ -12,6 +12,7 @@ import pandas as pd
 from tempering.economics.attackers import cut_off_units
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, number
+from tempering.report.undone import undone, undone_sentences
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -84,6 +85,7 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "they tell none, whatever is coherent, does not refuse and says more than the prompt counts as help, fluent nonsense too: "
             "let a judge read the responses (--judge)."
         )
+    found += _of_utility(study, targets)
     if not (units["kind"] == "reference").any():
         found.append(
             "No model without the safeguard was known, so recovered harm is measured against harm 1.0, which it may never have had."
@@ -95,6 +97,20 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "so recovered harm magnifies small differences."
         )
     return found
+
+
+def _of_utility(study: Study, targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What utility cannot see, where benign prompts come without right answers."""
+    evaluators = [choice.name for choice in study.probes.evaluators]
+    told = [float(target["benign_told"]) for target in targets if target.get("benign_told") is not None]
+    if not told or min(told) == 1 or (evaluators and "utility" not in evaluators):
+        return []
+    lacking = f"{share(1 - min(told))} of the" if min(told) else "the"
+    return [
+        f"The data tell no right answer to {lacking} benign test prompts. There whatever is coherent and does not refuse counts as "
+        "answered well, so that a model which an attack has left with nothing but fluent nonsense keeps its utility, and its ruin may "
+        "count as a break. Read divergence beside it, add a benchmark (--evaluator), or give benign rows accept strings."
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
                 f"{_held(censored, rows)}. That is no proof of safety: a larger budget, or other settings, might.",
             ),
         ),
+        (bool(lost_training := undone(assessment)), Note("Training undone", _undone(undone_sentences(lost_training)))),
         (bool(blind := unseen(rows, assessment)), Note("Nothing seen", _unseen(blind))),
         (
             bool(destroyed),
@@ -217,6 +234,10 @@ def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
 def _unseen(blind: Sequence[PriceRow]) -> str:
     names = listed([row.attack for row in blind])
     return f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
+
+
+def _undone(sentences: Sequence[str]) -> str:
+    return f"{' '.join(sentences)} A lower learning rate or fewer steps may keep utility, or a lower utility_floor what was trained."
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:
