@@ -279,8 +279,15 @@ def reread(
     accelerator: str | None = None,
     price_book: str | Path | None = None,
 ) -> Study:
-    """The study with other settings for reading the same results; ``None`` keeps what it has."""
+    """The study with other settings for reading the same results; ``None`` keeps what it has.
+
+    Raises:
+        InvalidStudy: a setting is no good, or the runs ended before they could reach that τ.
+    """
     threshold = study.threshold.model_dump() | {name: value for name, value in (("tau", tau), ("epsilon", epsilon)) if value is not None}
     values = study.model_dump() | {"threshold": threshold}
     values |= {name: value for name, value in (("accelerator", accelerator), ("price_book", price_book)) if value is not None}
-    return validated(values, {"tau": tau, "epsilon": epsilon})
+    read = validated(values, {"tau": tau, "epsilon": epsilon})
+    if unseen := read.probes.why_unseen(read.threshold.tau):
+        raise InvalidStudy(unseen, f"read the run with --tau {study.probes.until:g} or less")
+    return read

@@ -49,8 +49,9 @@ class Chain:
         self.directory, self.log = directory, Path(f"{directory}.log")
         self.tally, self.kills, self.who = tally, kills, "drivers with workers" if workers else "drivers that compute themselves"
 
-    def go(self, reference: dict[str, str], kill: Callable[[Child], str], most: int = 10**6) -> None:
-        """Kill so many drivers at most, then let one finish, and compare."""
+    def go(self, reference: dict[str, str], kill: Callable[[Child], str], most: int = 10**6) -> str:
+        """Kill so many drivers at most, then let one finish, and compare; what was wrong, ``""`` where nothing was."""
+        failures = self.tally.failures
         for number in range(10**6):
             before = _toy.standing(self.directory)
             self.log.write_text("", encoding="utf-8")
@@ -66,6 +67,7 @@ class Chain:
         problem = f"ended with {end.code} {end.said}" if end.code else compared(self.directory, reference)
         if problem:
             self.tally.count(False, f"{self.arguments[1]} in {self.directory.name}, after {number} kills: {problem}")
+        return problem or ("on the way to its end it went wrong" if self.tally.failures > failures else "")
 
     def _count(self, end: End, said: str, before: set[str], below: list[int]) -> None:
         begun = self.log.read_text(encoding="utf-8").split()

@@ -82,6 +82,10 @@ class _Seat:
         """Whether a glance may do: as many prompts are asked for, and another look is sure to follow."""
         return self.unit.work.probes.glance is not None and look.step < self.declaration.probes[-1]
 
+    def glance(self, look: Look) -> tuple[int, ...]:
+        """Places of the hazard prompts of a glance: those of the unit run alone, and of all runs that stopped after as many steps."""
+        return self.ready.glance(self.unit.work.probes, look.step)
+
     def record(self, look: Look, row: dict[str, float]) -> None:
         """Keep what was measured of the run, and see whether it goes on."""
         self.course.record(self.last, row, {"loss": look.loss})
@@ -180,7 +184,7 @@ def _look(cohort: Cohort, looks: Sequence[Look], left: dict[int, _Seat]) -> None
     glanced = [look for look in seen if left[look.run].glances(look)]
     rest = [look for look in seen if look not in glanced]
     for look, row in _rows(cohort, glanced, left, glance=True):
-        enough = left[look.run].ready.at_a_glance(row, left[look.run].unit.work.probes)
+        enough = left[look.run].ready.at_a_glance(row, left[look.run].glance(look))
         if enough is None:
             rest.append(look)
         else:
@@ -206,7 +210,8 @@ def _rows(cohort: Cohort, looks: Sequence[Look], left: dict[int, _Seat], *, glan
 
 
 def _subject(cohort: Cohort, seat: _Seat, look: Look, *, glance: bool) -> Subject:
-    return seat.ready.subject(cohort.show(look.run), seat.declaration.asking, seat.unit.work.probes, glance=glance)
+    places = seat.glance(look) if glance else None
+    return seat.ready.subject(cohort.show(look.run), seat.declaration.asking, seat.unit.work.probes, places)
 
 
 def _examined(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> dict[str, float] | None:

@@ -133,17 +133,18 @@ class Worker:
         keeper = Keeper(self._keeping, self._models.parent, unit, target)
 
         def probe(checkpoint: Checkpoint) -> dict[str, float]:
-            def look(*, glance: bool) -> tuple[Subject, dict[str, float]]:
-                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance=glance)
+            def look(glance: tuple[int, ...] | None = None) -> tuple[Subject, dict[str, float]]:
+                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance)
                 with randomness(unit.seed), staying():
                     return subject, examine(subject, ready.evaluators)
 
             row = None
             if checkpoint.more and work.probes.glance is not None:
-                subject, seen = look(glance=True)
-                row = ready.at_a_glance(seen, work.probes)
+                glance = ready.glance(work.probes, checkpoint.spend.steps)
+                subject, seen = look(glance)
+                row = ready.at_a_glance(seen, glance)
             if row is None:
-                subject, row = look(glance=False)
+                subject, row = look()
             keeper.take(len(course.probes), checkpoint, subject)
             return row
 
@@ -174,6 +175,7 @@ class Worker:
     def _harden(self, unit: Unit, course: Course, trained: Trained) -> tuple[Status, str]:
         """Train a defended model, or take it from where it was trained before; probes 0 and 1 are of the model before and after it."""
         from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
+        from tempering.engine.hardening_card import undone_lines
 
         work = unit.work
         target = self._holding.target_as_it_came(work)
@@ -189,6 +191,9 @@ class Worker:
         try:
             place = place_of(unit, self._models)
             made = train(job_of(unit), place, on_progress=told, target=target, view=data.division.defender_view())
+            for line in undone_lines(made.record):  # what will be attacked is not what its name says
+                steps = sum(stage["steps"] for stage in made.record["stages"])
+                trained(steps, steps, f"{work.defense_name}, seed {unit.seed}: {line}")
             hardened = load_defended(unit, self._models)
             subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched, costly=True)
             with randomness(0):

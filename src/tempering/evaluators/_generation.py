@@ -31,7 +31,7 @@ from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._lengths import limits, read_whole
 from tempering.evaluators._questions import Question, Thinking
-from tempering.models.decoding import GreedyDecoder, decodable
+from tempering.models.decoding import GreedyDecoder, Versions, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
@@ -252,15 +252,24 @@ def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
     return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
 
 
-def _greedy(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question]) -> GreedyDecoder | None:
-    """What continues the questions, or ``None`` where the library has to."""
+def _greedy(
+    decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question], versions: Versions | None = None
+) -> GreedyDecoder | None:
+    """What continues the questions, put to all versions of a stacked model, or ``None`` where the library has to."""
     if not questions or not decodable(decoder):
         return None
-    return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat))
+    return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat), versions)
 
 
 def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], questions: Sequence[Question]) -> Responses:
-    """The rows' responses; those that are settled or ended leave the batch."""
+    """The rows' responses; those that are settled or ended leave the batch.
+
+    Args:
+        greedy: K versions of a model, or one.
+        chat: its chat format.
+        rows: of which prompts.
+        questions: one for each row of the first version, then of the next.
+    """
 
     def done(row: int, added: list[int]) -> bool:
         question = questions[row]

@@ -14,7 +14,9 @@ from tempering.evaluators._contract import Subject
 from tempering.evaluators._generation import (
     Responses,
     _batches,
+    _decode_batch,
     _generate_batch,
+    _greedy,
     _no_rows_yet,
     _undisturbed,
     evaluation_mode,
@@ -23,6 +25,7 @@ from tempering.evaluators._generation import (
 from tempering.evaluators._questions import fresh
 from tempering.study import ProbeSettings
 from tempering.training import autocast
+from tempering.training.stacked import bank_of
 
 PASSES = 4
 """A pass of a stacked model may have so many times the rows that a probe's settings allow one model."""
@@ -44,20 +47,19 @@ def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
             asking, examples = first.asking_of(role), first.view.of(role)
             if not examples or asking.temperature or asking.attempts > 1:
                 continue
-            responses = respond_together(model, len(subjects), first.chat, examples, first.settings, asking)
+            responses = respond_together(model, first.chat, examples, first.settings, asking)
             for subject, made in zip(subjects, responses, strict=True):
                 subject.take(role, made)
 
 
 @torch.no_grad()
 def respond_together(
-    model: PreTrainedModel, versions: int, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking
+    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking
 ) -> list[Responses]:
-    """The responses of every version of a stacked model, as :func:`tempering.evaluators._generation.respond` has those of one, greedily.
+    """The responses of every version in a stacked model, as :func:`tempering.evaluators._generation.respond` has those of one, greedily.
 
     Args:
         model: K versions.
-        versions: K.
         chat: the chat format.
         examples: what to ask each of them.
         settings: ``max_new_tokens``, the judges and ``batch_size``, of which a pass may have :data:`PASSES` times.
@@ -66,15 +68,23 @@ def respond_together(
     Raises:
         UnusableData: a prompt fills the model's context.
     """
+    versions = bank_of(model)
+    count = versions.held
     questions = questions_of(model, chat, examples, settings, asking)
-    results = [Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples)) for _ in range(versions)]
+    results = [Responses([""] * len(examples), _no_rows_yet(model, len(examples)), [(0, 0)] * len(examples)) for _ in range(count)]
     with _undisturbed(model) as decoder:
-        for rows in _batches(questions, max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))):
-            asked = [fresh(questions[row]) for _ in range(versions) for row in rows]
-            batch = _generate_batch(decoder, chat, asked, 0.0)
+        greedy = _greedy(decoder, chat, questions, versions)
+        for rows in _batches(questions, _rows_of_each(settings, count)):
+            asked = [fresh(questions[row]) for _ in range(count) for row in rows]
+            batch = _decode_batch(greedy, chat, rows, asked) if greedy else _generate_batch(decoder, chat, asked, 0.0)
             for version, result in enumerate(results):
                 own = slice(version * len(rows), (version + 1) * len(rows))
                 result.first_token[rows] = batch.first_token[own]
                 for row, text, length in zip(rows, batch.texts[own], batch.lengths[own], strict=True):
                     result.texts[row], result.lengths[row] = text, length
     return results
+
+
+def _rows_of_each(settings: ProbeSettings, versions: int) -> int:
+    """Rows that each version has in a pass."""
+    return max(1, min(settings.batch_size, PASSES * settings.batch_size // versions))

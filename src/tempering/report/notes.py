@@ -12,6 +12,7 @@ import pandas as pd
 from tempering.economics.attackers import cut_off_units
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, number
+from tempering.report.undone import undone, undone_sentences
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -148,6 +149,7 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
                 f"{_held(censored, rows)}. That is no proof of safety: a larger budget, or other settings, might.",
             ),
         ),
+        (bool(lost_training := undone(assessment)), Note("Training undone", _undone(undone_sentences(lost_training)))),
         (bool(blind := unseen(rows, assessment)), Note("Nothing seen", _unseen(blind))),
         (
             bool(destroyed),
@@ -232,6 +234,10 @@ def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
 def _unseen(blind: Sequence[PriceRow]) -> str:
     names = listed([row.attack for row in blind])
     return f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
+
+
+def _undone(sentences: Sequence[str]) -> str:
+    return f"{' '.join(sentences)} A lower learning rate or fewer steps may keep utility, or a lower utility_floor what was trained."
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:

@@ -65,6 +65,7 @@ def stack_lora(target: Target, adapters: Sequence[tuple[LoraSettings, int]]) -> 
         parent, _, own = name.rpartition(".")
         down, up = (bank.stacked(f"{name}.lora_{factor}.default.weight") for factor in "AB")
         setattr(model.get_submodule(parent), own, StackedLora(module.base_layer, down, up, bank))
+    vars(model)["bank"] = bank
     return model, bank
 
 
