@@ -65,6 +65,7 @@ class Attack(ABC):
         uses: data of its own that it makes use of where there is any, and can do without.
         family: ``fine-tuning``, ``weight surgery``, ``input``, ``latent``, ``retrieval`` or ``composition``.
         quick: whether an audit runs it unasked. One that takes minutes on a small model leaves this off.
+        quick_unanswered: whether it does so at least on data without harmful answers, where the attacks that train on those cannot run.
     """
 
     Config: ClassVar[type[Settings]]
@@ -73,6 +74,7 @@ class Attack(ABC):
     uses: ClassVar[frozenset[Need]] = frozenset()
     family: ClassVar[str]
     quick: ClassVar[bool] = False
+    quick_unanswered: ClassVar[bool] = False
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""
