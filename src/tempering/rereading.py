@@ -133,17 +133,14 @@ def stored_summary(directory: str | Path) -> dict[str, Any]:
 
 
 def stored_report(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """The summary and the tables of one report, though another may be written meanwhile.
+    """The summary and the tables of one report, though another may be written meanwhile; page and pictures are looked at too.
 
     Raises:
-        StoreProblem: as :func:`stored_summary` and :func:`stored_tables` do.
+        StoreProblem: as :func:`stored_summary` and :func:`stored_tables` do, or the page or a picture is not as it was written.
     """
     directory = Path(directory)
-    wanted = ("summary.json", "tables/")
     try:
-        return read_checked(
-            directory, lambda name: name.startswith(wanted), lambda: (_summary(directory / wanted[0]), read_tables(directory / "tables"))
-        )
+        return read_checked(directory, lambda name: True, lambda: (_summary(directory / "summary.json"), read_tables(directory / "tables")))
     except Damaged as problem:
         raise _damaged_report(directory, problem) from None
     except (OSError, ValueError, RecursionError) as error:
