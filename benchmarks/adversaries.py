@@ -50,8 +50,8 @@ CASES: dict[str, dict[str, Any]] = {
 TAU = 0.5
 
 
-def ours(study: Path, together: int | None) -> dict[str, Any]:
-    """Plan and execute in this process; called in one of its own."""
+def ours(study: Path, together: int | None, workers: int | None = None) -> dict[str, Any]:
+    """Plan and execute as a user would, with as many workers as the engine finds; called in a process of its own."""
     from tempering.engine.executors import ExecutorChoice
     from tempering.engine.plan import make_plan
     from tempering.engine.run import execute
@@ -61,7 +61,7 @@ def ours(study: Path, together: int | None) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(asked)
     with tempfile.TemporaryDirectory() as folder:
-        tables = execute(plan, folder, executor=ExecutorChoice(together=together))
+        tables = execute(plan, folder, workers=workers, executor=ExecutorChoice(together=together))
     seconds = time.perf_counter() - started
     runs, attacked = [], tables.trajectories[tables.trajectories["attack"] != ""]
     for attack in dict.fromkeys(attacked["attack"]):
