@@ -87,9 +87,9 @@ def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[
 def versions_that_fit(target: Target, declarations: Sequence[FineTuning], room: int) -> int:
     """How many of these runs can be trained together, at least 1.
 
-    Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass; all of them share two copies
-    of the model, one that is trained and one that is shown. A stack has the room of the largest: adapters of the highest rank, batches as
-    large as the largest, rows as long as the longest.
+    Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass. Adapters lie beside the
+    target's own weights; a stack of whole models is made from one float32 copy where those are in 16-bit. It has the room of the
+    largest: adapters of the highest rank, batches as large as the largest, rows as long as the longest.
 
     Args:
         target: what is trained; only read.
@@ -98,7 +98,6 @@ def versions_that_fit(target: Target, declarations: Sequence[FineTuning], room: 
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
     full = declarations[0].lora is None
-    weights = sum(weight.numel() * weight.element_size() for weight in target.model.parameters())
     adapters = {declaration.lora for declaration in declarations if declaration.lora is not None}
     moving = max((lora_parameters(target.model, settings) for settings in adapters), default=0)
     if full:
@@ -109,7 +108,8 @@ def versions_that_fit(target: Target, declarations: Sequence[FineTuning], room: 
     batch = max(min(declaration.settings.batch_size, len(declaration.examples)) for declaration in declarations)
     pass_bytes = rows.of(batch, master_weights=full and sixteen_bit) * holes
     each = int(moving * (FLOAT32 * (2 + moments) + _CAST * sixteen_bit)) + pass_bytes
-    return max(1, (room - 2 * weights) // max(1, each))
+    copied = moving * FLOAT32 if full and sixteen_bit else 0
+    return max(1, (room - copied) // max(1, each))
 
 
 def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int = 1, checkpointing: bool = False) -> MemoryNeed:
