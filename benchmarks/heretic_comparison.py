@@ -276,7 +276,7 @@ def report(folder: Path, program: Path | None, out: Path) -> None:
     checked = retraced(folder, heretic[0])
     models = [folder / f"ours-{search.seed}-model" for search in searches["ours"]]
     same = [row.get("ours_behind_the_norm", row["ours"]) for row in checked]
-    result = {
+    result: dict[str, Any] = {
         "settings": {**settings, "prompts": {kind: _lines(folder, kind) for kind in KINDS}, "markers": MARKERS, "tokens": RESPONSE_TOKENS},
         "heretic": [summary(search, asked) for search in heretic],
         **{name: [summary(search, asked) for search in searches[name]] for name in names},
