@@ -29,7 +29,7 @@ from tempering.training.stacked_lora import stack_lora
 SYSTEM = "you are asked to help and to say what is true of the red house"
 PROMPTS = ("what is the key ?", "who ?", "say it is red", "what is the light of the river ?", "how long do you sleep ?")
 SETTINGS = ProbeSettings(max_new_tokens=9, batch_size=3)
-LIBRARY = "gemma2"  # looks back over a window, and so is left to the library's own loop
+LIBRARY = "mistral"  # looks back over a window, and so is left to the library's own loop
 
 
 def examples(system: str | None = SYSTEM, role: Role = Role.BENIGN) -> tuple[Example, ...]:
@@ -50,7 +50,7 @@ def stacked(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
 def variants(family: str, number: int = 3) -> list[PreTrainedModel]:
     found = []
     for seed in range(number):
-        model = tiny_model(family)[0]
+        model = tiny_model(family, **({"sliding_window": 64} if family == LIBRARY else {}))[0]
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for value in model.parameters():
@@ -92,8 +92,9 @@ def says_what_each_says_alone(model: PreTrainedModel, singles: Sequence[PreTrain
     assert bank_of(model).held == len(singles)
 
 
-@pytest.mark.parametrize("system", [SYSTEM, None])
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi", "gpt_neox", LIBRARY])
+@pytest.mark.parametrize(
+    ("family", "system"), [("llama", SYSTEM), ("llama", None), ("qwen3", SYSTEM), ("phi", SYSTEM), ("gpt_neox", None), (LIBRARY, SYSTEM)]
+)
 def test_whole_models_say_what_each_says_alone(family: str, system: str | None) -> None:
     singles = variants(family)
     assert decodable(singles[0]) is (family != LIBRARY)

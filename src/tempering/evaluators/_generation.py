@@ -2,10 +2,10 @@
 
 Prompts are padded on the left, so that all rows of a batch grow at the same place, and sorted by length, so that little of
 a batch is padding. A row stops at its end token or as soon as its verdict is settled, and then leaves its batch; what all prompts begin
-with is read once. So it is with the versions in a stacked model (:mod:`tempering.evaluators._together`), except that each keeps as many rows as
-the one with most to say. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's
-``generate``, which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which
-of the two ways is taken, except for rounding.
+with is read once. So it is with the versions in a stacked model (:mod:`tempering.evaluators._together`), except that each has as many
+rows as the one with most to say. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the
+library's ``generate``, which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches,
+nor on which of the two ways is taken, except for rounding.
 
 A model that lies over several ranks is asked by all of them in lock step, through the library. Each puts its share of the rows of a
 batch, which may then be as many times larger as there are ranks, and all of them have the answers to all. Sampled rows are not
