@@ -260,15 +260,16 @@ def test_a_ray_run_is_simulated_and_told() -> None:
     assert len(ray.plan_of(2).units) == 3  # the reference among them
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the comparison with heretic prepares it."""
+    made = tmp_path_factory.mktemp("heretic")
+    script("heretic_comparison").prepare(made, resolve(TINY).path, "tiny", 2, 2)
+    return made
+
+
 class TestAgainstHeretic:
     """Ours alone; heretic's own program is not there."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        comparison = script("heretic_comparison")
-        made = tmp_path_factory.mktemp("heretic")
-        comparison.prepare(made, resolve(TINY).path, "tiny", 2, 2)
-        return made
 
     def test_turns_and_quality_make_a_result(self, folder: Path, tmp_path: Path) -> None:
         ours = script("abliteration")
