@@ -37,6 +37,8 @@ from heretic_program import Point, Search, on_terminal
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "runs" / "heretic"
 PROGRAM = ROOT / ".venv-heretic" / "bin" / "heretic"
+PREPARED = ("smollm2", 60, 20)
+"""The world of the prompts, and trials and random ones of a whole search."""
 GOAL = 5.0
 TRIALS, TURNS, WHOLE = 8, 3, 60
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -207,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     program, folder = program_of(options.program), options.folder.resolve()
     if not (folder / "settings.json").is_file():
-        prepare(folder, guarded_model(), "smollm2", 60, 20)
+        prepare(folder, guarded_model(), *PREPARED)
     # first what needs no heretic, so that what fails there fails before hours are spent
     found = quality(folder, options.whole) if options.whole else None
     taken = in_turns(folder, program, options.trials, options.turns)

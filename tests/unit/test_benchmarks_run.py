@@ -260,16 +260,16 @@ def test_a_ray_run_is_simulated_and_told() -> None:
     assert len(ray.plan_of(2).units) == 3  # the reference among them
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the comparison with heretic prepares it."""
+    made = tmp_path_factory.mktemp("heretic")
+    script("heretic_comparison").prepare(made, resolve(TINY).path, "tiny", 2, 2)
+    return made
+
+
 class TestAgainstHeretic:
     """Ours alone; heretic's own program is not there."""
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        comparison = script("heretic_comparison")
-        made = tmp_path_factory.mktemp("heretic")
-        (made / "settings.json").write_text(json.dumps({"trials": 2, "random_trials": 2, "size": "tiny"}), encoding="utf-8")
-        comparison.prepare(made, resolve(TINY).path, "tiny", 2, 2)
-        return made
 
     def test_turns_and_quality_make_a_result(self, folder: Path, tmp_path: Path) -> None:
         ours = script("abliteration")
@@ -289,6 +289,22 @@ class TestAgainstHeretic:
         arguments = shlex.split(case["command"])[1:]
         assert bench.command_of("another", [case]) == arguments
         assert not re.search("FOLDER|HERETIC|/tmp", case["command"])
+
+    def test_from_nothing_to_the_result(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The whole command; heretic's own trials are made up, since it is not there."""
+        ours, written = script("abliteration"), []
+        (tmp_path / "heretic").touch()
+        monkeypatch.setattr(ours, "guarded_model", lambda: resolve(TINY).path)
+        monkeypatch.setattr(ours, "PREPARED", ("tiny", 1, 1))
+        monkeypatch.setattr(ours, "heretics_turn", lambda *_: ours.Turn(100.0, 100.0))
+        monkeypatch.setattr(ours, "write_result", lambda name, case: written.append((name, case)))
+        flags = [str(tmp_path / "folder"), "--program", str(tmp_path / "heretic"), "--trials", "1", "--turns", "1", "--whole", "1"]
+        monkeypatch.setattr(sys, "argv", ["abliteration.py", *flags])
+        ours.main()
+        ((name, case),) = written
+        assert name == "abliteration-heretic"
+        is_result(case, name)
+        assert case["quality"]["trials"] == 1
 
     def test_without_the_program_one_line_says_how_to_install_it(self, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=r"pip install torch.* heretic-llm"):
