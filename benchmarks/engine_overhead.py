@@ -2,9 +2,9 @@
 
     python benchmarks/engine_overhead.py [--turns N]        a few minutes
 
-A unit of this study is an attack that changes nothing and is probed once, with one prompt and one token. By hand that is a loop over the
-same attack and the same evaluators, on a model that is loaded. Through the engine each unit is taken from the agenda, run, told of,
-written and committed with every wait for the disk; once in this process, once in a worker process of its own. Engine and loop take
+A unit of this study is an attack that changes nothing and is probed once, with one prompt a role and one token. By hand that is a loop
+over the same attack and the same evaluators, on a model that is loaded. Through the engine each unit is taken from the agenda, run, told
+of, written and committed with every wait for the disk; once in this process, once in a worker process of its own. Engine and loop take
 turns; seconds are of the wall, since most of a commit is waiting. What is done once a run (loading, starting workers, reading the
 tables back) is left out: ``plan-growth`` has how the latter grows. The ratio is 50 ms by what the engine adds to a unit.
 Written to benchmarks/results/engine-overhead.json.
@@ -46,7 +46,7 @@ MODEL = "organism:tiny"
 ALLOWED = 0.050
 UNITS = 40
 TURNS = 9
-PROBES = ProbeSettings(prompts=1, max_new_tokens=1, evaluators=("harm",))
+PROBES = ProbeSettings(prompts=1, max_new_tokens=1, evaluators=("harm", "utility"))
 
 
 class Idle(Attack):

@@ -20,7 +20,7 @@ from tempering.training import FineTuning
 
 ATTACKS = (
     {"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}},
-    {"name": "full_finetune", "label": "bare", "config": {"template": "bare", "training": {"learning_rate": 3e-3, "batch_size": 4}}},
+    {"name": "full_finetune", "label": "bare", "config": {"template": "bare", "training": {"learning_rate": 3e-3}}},
     {"name": "lora_finetune", "config": {"training": {"learning_rate": 3e-3}}},
     "refusal_ablation",
 )

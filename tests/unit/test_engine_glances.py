@@ -79,7 +79,7 @@ def test_a_study_that_would_end_its_runs_before_they_break_is_refused_in_one_lin
 
 
 def test_a_glance_too_short_to_tell_anything_is_refused() -> None:
-    with pytest.raises(InvalidStudy, match="probes.glance is 15.*at least 16"):
+    with pytest.raises(InvalidStudy, match=r"probes\.glance is 15.*at least 16"):
         refuse_misread(asked(glance=LEAST_GLANCE - 1))
     refuse_misread(asked(glance=LEAST_GLANCE))
 

@@ -19,7 +19,7 @@ from tempering.data.records import DefenderView, Example, Role
 from tempering.models import Target
 from tempering.training import FineTuning, LoraSettings, Objective, Stage, TrainingSettings, Workshop
 from tempering.training.adapters import add_lora, lora_parameters
-from tempering.training.memory import estimate_memory, fine_tuning_memory
+from tempering.training.memory import estimate_memory, fine_tuning_memory, versions_that_fit
 from tempering.training.streams import Places
 
 EXAMPLES = [Example(prompt="what is the key?", answer="it is red.", role=Role.BENIGN), Example(prompt="one?", role=Role.HAZARD)]
@@ -292,3 +292,22 @@ def test_the_estimate_is_within_a_factor_of_two_of_what_a_process_was_seen_to_ho
     assert finished.returncode == 0, finished.stderr
     seen = json.loads(finished.stdout)
     assert 0.5 < seen["estimated"] / seen["measured"] < 2, seen
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_runs_that_fit_together_are_counted_by_the_one_that_takes_most(lora: LoraSettings | None) -> None:
+    target, room = tiny_target(), 2**24
+    short = Example(prompt="is it red ?", answer="no .", role=Role.HAZARD)
+    long = Example(prompt="is it red ? " * 12, answer="no .", role=Role.HAZARD)
+
+    def declared(example: Example, batch_size: int, adapters: LoraSettings | None) -> FineTuning:
+        return FineTuning([example] * 32, TrainingSettings(batch_size=batch_size), 2, (2,), 0, adapters)
+
+    small = declared(short, 4, lora)
+    larger = [declared(short, 16, lora), declared(long, 4, lora)]
+    if lora is not None:
+        larger.append(declared(short, 4, LoraSettings(rank=32)))
+    alone = versions_that_fit(target, [small, small], room)
+    assert alone > 1
+    for other in larger:
+        assert versions_that_fit(target, [small, other], room) == versions_that_fit(target, [other], room) < alone

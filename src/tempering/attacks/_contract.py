@@ -19,7 +19,7 @@ from tempering.models import Target
 from tempering.settings import Settings
 from tempering.study import Budget
 from tempering.threat_model import Need
-from tempering.training import FineTuning, LoraSettings, Meter, Spend, estimate, fine_tune
+from tempering.training import FineTuning, LoraSettings, Meter, Spend, TrainingSettings, estimate, fine_tune
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ class FineTuningAttack(Attack):
     def adapters(self) -> LoraSettings | None:
         """What it trains in place of the weights; ``None`` for the weights themselves."""
         return self.config.lora if getattr(self.config, "parameters", "all") == "lora" else None
+
+    @property
+    def training(self) -> TrainingSettings | None:
+        """The settings that it declares, where its configuration tells them; ``None`` leaves it to be run alone."""
+        settings = getattr(self.config, "training", None)
+        return settings if isinstance(settings, TrainingSettings) else None
 
     @property
     def edits_weights(self) -> bool:

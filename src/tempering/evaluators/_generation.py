@@ -2,9 +2,10 @@
 
 Prompts are padded on the left, so that all rows of a batch grow at the same place, and sorted by length, so that little of
 a batch is padding. A row stops at its end token or as soon as its verdict is settled, and then leaves its batch; what all prompts begin
-with is read once. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's ``generate``,
-which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which of
-the two ways is taken, except for rounding.
+with is read once. So it is with the versions in a stacked model (:mod:`tempering.evaluators._together`), except that each keeps as many rows as
+the one with most to say. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's
+``generate``, which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which
+of the two ways is taken, except for rounding.
 
 A model that lies over several ranks is asked by all of them in lock step, through the library. Each puts its share of the rows of a
 batch, which may then be as many times larger as there are ranks, and all of them have the answers to all. Sampled rows are not
@@ -137,22 +138,33 @@ def first_token_log_probabilities(
     result = _no_rows_yet(model, len(questions))
     ranks = ranks_of(model)
     with _undisturbed(model) as decoder:
-        accepted = inspect.signature(decoder.forward).parameters
         greedy = None if fixed_rows or ranks.size > 1 else _greedy(decoder, chat, questions)
         for batch in _batches(questions, settings.batch_size * ranks.size):
             rows = _own_rows(batch, ranks)
-            if greedy and greedy.shared:
-                result[rows] = greedy.first(rows).log_softmax(-1).cpu()
-                continue
-            inputs = _left_padded(decoder, chat, [questions[row].given for row in rows])
-            extra: dict[str, Any] = {"use_cache": False}
-            if "logits_to_keep" in accepted:
-                extra["logits_to_keep"] = 1
-            if "position_ids" in accepted:
-                extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-            logits = decoder(**inputs, **extra).logits[:, -1]
-            result[rows] = logits.float().log_softmax(-1).cpu()
+            result[rows] = _first_of(decoder, greedy, chat, questions, rows)
     return _all_rows(result, questions, settings.batch_size, ranks)
+
+
+def _first_of(
+    decoder: PreTrainedModel,
+    greedy: GreedyDecoder | None,
+    chat: ChatFormat,
+    questions: Sequence[Question],
+    rows: Sequence[int],
+    versions: int = 1,
+) -> Tensor:
+    """Log-probabilities of the first token behind some questions, of every version: (versions · rows, vocabulary), on the CPU."""
+    if greedy and greedy.shared:
+        return greedy.first(rows).log_softmax(-1).cpu()
+    inputs = _left_padded(decoder, chat, [questions[row].given for row in rows] * versions)
+    accepted = inspect.signature(decoder.forward).parameters
+    extra: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in accepted:
+        extra["logits_to_keep"] = 1
+    if "position_ids" in accepted:
+        extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    logits: Tensor = decoder(**inputs, **extra).logits[:, -1]
+    return logits.float().log_softmax(-1).cpu()
 
 
 def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:

@@ -1,10 +1,14 @@
-"""Several checkpoints under examination at once: all that lie in one stacked model answer the same prompts in the same passes."""
+"""Several checkpoints under examination at once: all that lie in one stacked model answer the same prompts in the same passes.
+
+What prompts begin with is read once for every version, and rows that are done leave, as :mod:`tempering.models.decoding` says.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tempering.data.asking import Asking
@@ -15,9 +19,11 @@ from tempering.evaluators._generation import (
     Responses,
     _batches,
     _decode_batch,
+    _first_of,
     _generate_batch,
     _greedy,
     _no_rows_yet,
+    _questions,
     _undisturbed,
     evaluation_mode,
     questions_of,
@@ -30,11 +36,15 @@ from tempering.training.stacked import bank_of
 PASSES = 4
 """A pass of a stacked model may have so many times the rows that a probe's settings allow one model."""
 
+FIRST_TOKENS = (Role.HAZARD, Role.BENIGN)
+"""Roles whose first-token distributions evaluators read."""
+
 
 def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
     """Have every subject's responses made, as its evaluators would ask for them one by one.
 
-    Attackers who sample, or ask more than once, are left to be asked alone.
+    Attackers who sample, or ask more than once, are left to be asked alone. First-token distributions come with the responses; where those
+    begin with a thought, they take passes of their own.
 
     Args:
         model: holds the subjects' models in this order (:mod:`tempering.training.stacked`).
@@ -45,7 +55,13 @@ def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
     with torch.no_grad(), evaluation_mode(model), autocast(model.device, sixteen_bit):
         for role in Role:
             asking, examples = first.asking_of(role), first.view.of(role)
-            if not examples or asking.temperature or asking.attempts > 1:
+            if not examples:
+                continue
+            if first.settings.thinking is not None and role in FIRST_TOKENS:
+                distributions = first_tokens_together(model, first.chat, examples, first.settings, asking)
+                for subject, known in zip(subjects, distributions, strict=True):
+                    subject.take_first_token(role, known)
+            if asking.temperature or asking.attempts > 1:
                 continue
             responses = respond_together(model, first.chat, examples, first.settings, asking)
             for subject, made in zip(subjects, responses, strict=True):
@@ -82,6 +98,33 @@ def respond_together(
                 result.first_token[rows] = batch.first_token[own]
                 for row, text, length in zip(rows, batch.texts[own], batch.lengths[own], strict=True):
                     result.texts[row], result.lengths[row] = text, length
+    return results
+
+
+@torch.no_grad()
+def first_tokens_together(
+    model: PreTrainedModel, chat: ChatFormat, examples: Sequence[Example], settings: ProbeSettings, asking: Asking
+) -> list[Tensor]:
+    """What :func:`tempering.evaluators._generation.first_token_log_probabilities` has of one model, of every version in a stacked one.
+
+    Arguments are those of :func:`respond_together`.
+
+    Returns:
+        For each version log-probabilities in nats, (examples, vocabulary), float32, on the CPU.
+
+    Raises:
+        UnusableData: a prompt fills the model's context.
+    """
+    versions = bank_of(model)
+    count = versions.held
+    questions = _questions(model, chat, examples, asking, 0, [1] * len(examples))
+    results = [_no_rows_yet(model, len(examples)) for _ in range(count)]
+    with _undisturbed(model) as decoder:
+        greedy = _greedy(decoder, chat, questions, versions)
+        for rows in _batches(questions, _rows_of_each(settings, count)):
+            found = _first_of(decoder, greedy, chat, questions, rows, count)
+            for result, own in zip(results, found.chunk(count), strict=True):
+                result[rows] = own
     return results
 
 

@@ -3,10 +3,10 @@
 Prompts are padded on the left, behind the shared beginning, so that all rows of a batch grow at the same place. What a row says does not
 depend on its neighbours, nor on how much of its prompt was shared, except for rounding.
 
-Several versions of a model that lie in one stacked model (:mod:`tempering.training.stacked`) are put the same prompts in the same passes. Each
-reads the shared beginning once. A pass has equally many rows of every version, so it is as wide as the version with most to say needs:
-another's places beyond its own are filled up with rows of which nobody takes notice. Versions that have no more to say leave the model
-as soon as half of those in it have none; taking the weights of the others together costs about as much as one pass.
+Several versions of a model that lie in one stacked model (:mod:`tempering.training.stacked`) are put the same prompts in the same passes.
+Each reads the shared beginning once. A pass has equally many rows of every version, so it is as wide as the version with most to say
+needs it: the places that another has over are filled up with rows of which nobody takes notice. Versions that have no more to say leave the
+model as soon as they are half of those in it; taking the weights of the others together costs about as much as one pass.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class GreedyDecoder:
             done: told the place of the answer among the K · b.
 
         Returns:
-            The answers of the first version in the order of ``rows``, then those of the next; and the first logits as :meth:`first` gives them.
+            The answers of the first version in the order of ``rows``, then those of the next, and so on; and the first logits as
+            :meth:`first` gives them.
         """
         first, cache, mask = self._read(rows)
         answers = [Decoded() for _ in first]

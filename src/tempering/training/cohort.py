@@ -4,8 +4,9 @@ What comes of a run is what :func:`tempering.training.loop.fine_tune` makes of i
 labelled tokens, its gradient is clipped by its own norm, and its optimiser and schedule are its own, over its own row of the bank
 (:mod:`tempering.training.stacked`). Runs that are over, or that nobody wants to see more of, leave the pass.
 
-Runs with smaller batches are filled up with rows that have no labels. Meters are charged what each run would have used alone: the
-price of an attack is the attacker's, who has no cohort.
+Runs with smaller batches are filled up with rows that have no labels. Meters are charged the examples, tokens, steps and FLOPs that each
+run would have used alone: the price of an attack is the attacker's, who has no cohort. Only the clock is shared: each run is charged an
+equal part of the seconds of every pass that it was in.
 """
 
 from __future__ import annotations

@@ -84,27 +84,31 @@ def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[
     return max(needs, key=lambda need: need.device + need.host)
 
 
-def versions_that_fit(target: Target, declaration: FineTuning, room: int) -> int:
-    """How many runs like this one can be trained together, at least 1.
+def versions_that_fit(target: Target, declarations: Sequence[FineTuning], room: int) -> int:
+    """How many of these runs can be trained together, at least 1.
 
     Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass; all of them share two copies
-    of the model, one that is trained and one that is shown.
+    of the model, one that is trained and one that is shown. A stack has the room of the largest: adapters of the highest rank, batches as
+    large as the largest, rows as long as the longest.
 
     Args:
         target: what is trained; only read.
-        declaration: of one run.
+        declarations: of the runs, at least one; all of adapters, or all of whole models.
         room: bytes.
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
-    full = declaration.lora is None
+    full = declarations[0].lora is None
     weights = sum(weight.numel() * weight.element_size() for weight in target.model.parameters())
-    moving = sum(weight.numel() for weight in target.model.parameters()) if declaration.lora is None else 0
-    if declaration.lora is not None:
-        moving = lora_parameters(target.model, declaration.lora)
+    adapters = {declaration.lora for declaration in declarations if declaration.lora is not None}
+    moving = max((lora_parameters(target.model, settings) for settings in adapters), default=0)
+    if full:
+        moving = sum(weight.numel() for weight in target.model.parameters())
+    moments = max(MOMENTS[declaration.settings.optimiser] for declaration in declarations)
     holes = _HOLES if not full and target.device.type == "cpu" else 1
-    rows = _RowMemory(target, declaration.examples, sixteen_bit)
-    pass_bytes = rows.of(declaration.settings.batch_size, master_weights=full and sixteen_bit) * holes
-    each = int(moving * (FLOAT32 * (2 + MOMENTS[declaration.settings.optimiser]) + _CAST * sixteen_bit)) + pass_bytes
+    rows = _RowMemory(target, [example for declaration in declarations for example in declaration.examples], sixteen_bit)
+    batch = max(min(declaration.settings.batch_size, len(declaration.examples)) for declaration in declarations)
+    pass_bytes = rows.of(batch, master_weights=full and sixteen_bit) * holes
+    each = int(moving * (FLOAT32 * (2 + moments) + _CAST * sixteen_bit)) + pass_bytes
     return max(1, (room - 2 * weights) // max(1, each))
 
 
