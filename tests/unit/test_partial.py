@@ -43,13 +43,13 @@ def interrupted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_next_writer_puts_the_old_one_back_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path / "model", "old")
-    interrupted(tmp_path / "model", monkeypatch)
+    make(tmp_path / "it", "old")
+    interrupted(tmp_path / "it", monkeypatch)
     with pytest.raises(StoreProblem, match="exists already"):
-        saving.put(tmp_path / "model", lambda aside: None)
-    assert (tmp_path / "model" / "file").read_text() == "old"
-    make(tmp_path / "model", "new")
-    assert (tmp_path / "model" / "file").read_text() == "new"
+        saving.put(tmp_path / "it", lambda aside: None)
+    assert (tmp_path / "it" / "file").read_text() == "old"
+    make(tmp_path / "it", "new")
+    assert (tmp_path / "it" / "file").read_text() == "new"
 
 
 def test_a_sweep_puts_it_back_and_removes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
