@@ -57,7 +57,7 @@ test: lint
 bench: setup
 	$(BIN)/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY))
 
-# The long form also shows that every promise can be broken. It writes the page; the short one only prints.
+# The long form also shows that every promise can be broken, and writes the page; the short one writes there only how long it took.
 torture: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m torture $(if $(SHORT),--short,--mutations)
 

@@ -116,7 +116,7 @@ def tried(promise: Promise, long: bool, folder: Path) -> Tally:
     try:
         with redirect_stdout(sys.stderr):  # what others' code prints is no figure of ours
             promise.attempt(long, folder, tally)
-    except Exception as error:  # a fault of ours that nobody foresaw is a broken promise, not the end of the others
+    except (Exception, SystemExit) as error:  # a fault of ours that nobody foresaw is a broken promise, not the end of the others
         tally.count(False, f"{type(error).__name__}: {error}")
     if tally.trials == 0:
         tally.count(False, "nothing was tried")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.assess import Assessment, assess
 from tempering.economics.conclusions import Conclusions, conclude
+from tempering.economics.envelope import TAUS
 from tempering.economics.population import Group
 from tempering.economics.prices import load_price_book
 from tempering.economics.thresholds import at_thresholds
@@ -45,8 +46,12 @@ class Reread:
     assessment: Assessment
 
     def at_thresholds(self) -> dict[float, Assessment]:
-        """What economics makes of them at other thresholds; see :func:`tempering.economics.thresholds.at_thresholds`."""
-        return at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
+        """What economics makes of them at other thresholds, but those that attackers did not go on to.
+
+        See :func:`tempering.economics.thresholds.at_thresholds`.
+        """
+        found = at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
+        return {tau: made for tau, made in found.items() if not self.study.probes.why_unseen(tau)}
 
     def conclusions(self) -> Conclusions:
         """What follows from the assessment; see :mod:`tempering.economics.conclusions`."""
@@ -61,6 +66,7 @@ class Reread:
             parameters={target.reference: float(target.parameters) for target in self.plan.targets if target.parameters},
             population=[Group(**group.model_dump()) for group in self.study.population],
             judges=[judge.title for judge in self.study.probes.judges],
+            taus=[tau for tau in TAUS if not self.study.probes.why_unseen(tau)],
         )
 
 
@@ -127,17 +133,14 @@ def stored_summary(directory: str | Path) -> dict[str, Any]:
 
 
 def stored_report(directory: str | Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """The summary and the tables of one report, though another may be written meanwhile.
+    """The summary and the tables of one report, though another may be written meanwhile; page and pictures are looked at too.
 
     Raises:
-        StoreProblem: as :func:`stored_summary` and :func:`stored_tables` do.
+        StoreProblem: as :func:`stored_summary` and :func:`stored_tables` do, or the page or a picture is not as it was written.
     """
     directory = Path(directory)
-    wanted = ("summary.json", "tables/")
     try:
-        return read_checked(
-            directory, lambda name: name.startswith(wanted), lambda: (_summary(directory / wanted[0]), read_tables(directory / "tables"))
-        )
+        return read_checked(directory, lambda name: True, lambda: (_summary(directory / "summary.json"), read_tables(directory / "tables")))
     except Damaged as problem:
         raise _damaged_report(directory, problem) from None
     except (OSError, ValueError, RecursionError) as error:

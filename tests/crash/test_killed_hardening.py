@@ -56,6 +56,13 @@ def test_killed_it_ends_with_the_same_weights_and_record(report: dict[str, Any],
     assert killed == whole  # the seal is of the seconds too
 
 
+@pytest.mark.parametrize("run", ["killed in snapshots", "killed in steps"])
+def test_the_seconds_that_were_spent_before_a_kill_are_never_counted_anew(report: dict[str, Any], run: str) -> None:
+    seconds = [*report[run]["spent"], report[run]["device_seconds"]]
+    assert seconds == sorted(seconds)
+    assert seconds[-2] > 0
+
+
 def test_the_directory_appears_whole_or_not_at_all(report: dict[str, Any]) -> None:
     assert report["killed in steps"]["appeared"] == [False] * 7
     assert report["killed in saving"]["appeared"] == [False, True, True]

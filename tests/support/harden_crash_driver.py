@@ -99,12 +99,18 @@ def at(stage: str, snapshot: int) -> Callable[[str], None]:
 def left(directory: Path) -> dict[str, Any]:
     """What a finished training left, without clocks."""
     record = json.loads((directory / "tempering.json").read_text())
-    record["spend"].pop("device_seconds")
     return {
+        "device_seconds": record["spend"].pop("device_seconds"),
         "weights": hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest(),
         "record": record,
         "beside": sorted(path.name for path in directory.parent.iterdir()),
     }
+
+
+def spent(directory: Path) -> float:
+    """Seconds on the device that the latest snapshot has counted; 0 without one."""
+    records = sorted(directory.with_name(f"{directory.name}.training").glob("[0-9]*/record.json"))
+    return float(json.loads(records[-1].read_text())["record"]["spend"]["device_seconds"]) if records else 0.0
 
 
 def main(folder: Path) -> None:
@@ -120,16 +126,20 @@ def main(folder: Path) -> None:
     report: dict[str, Any] = {"whole": {"end": trained(job, folder / "whole" / "model"), **left(folder / "whole" / "model")}}
 
     place = folder / "snapshots" / "model"
-    ends = [trained(job, place, reached=at(stage, 1 + number % 3)) for number, stage in enumerate(STAGES)]
-    report["killed in snapshots"] = {"ends": [*ends, trained(job, place)], **left(place)}
+    ends, seconds = [], []
+    for number, stage in enumerate(STAGES):
+        ends.append(trained(job, place, reached=at(stage, 1 + number % 3)))
+        seconds.append(spent(place))
+    report["killed in snapshots"] = {"ends": [*ends, trained(job, place)], "spent": seconds, **left(place)}
 
     place = folder / "steps" / "model"
     moments = [(2, "step"), (3, "step"), (1, "looked"), (1, "stage_ended"), (2, "step"), (1, "looked"), (1, "measuring")]
-    ends, kept = [], []
+    ends, kept, seconds = [], [], []
     for number, kind in moments:
         ends.append(trained(job, place, after(number, kind)))
         kept.append(place.exists())
-    report["killed in steps"] = {"ends": [*ends, trained(job, place)], "appeared": kept, **left(place)}
+        seconds.append(spent(place))
+    report["killed in steps"] = {"ends": [*ends, trained(job, place)], "appeared": kept, "spent": seconds, **left(place)}
 
     place = folder / "saving" / "model"
     write_card = hardening.write_card

@@ -9,7 +9,7 @@ import pytest
 from tempering.economics.conclusions import Conclusions
 from tempering.economics.envelope import _TYPES as ENVELOPE
 from tempering.economics.envelope import EPSILONS, TAUS
-from tempering.report.drawing import write_pngs
+from tempering.report.drawing import pngs, write_pngs
 from tempering.report.envelope_figure import HARM, LOSS, PlainLook, legend, price_ends
 from tempering.report.envelope_section import envelope_section
 from tempering.report.envelope_view import MARKED, UNDEFENDED, marked, views
@@ -177,7 +177,7 @@ def test_one_seed_is_said_in_words():
 def test_figures_draw_whatever_is_known(tmp_path, extra):
     prices = {"none": rising(1e9), HOSTILE: lambda tau, epsilon: 1e10 if tau < 0.5 else "4e11" if epsilon else None, "gone": None, **extra}
     made = section(table(prices), table({"none": 1e9}, threat_model="query-only"))
-    assert len(write_pngs(made.drawings, tmp_path)) == 2
+    assert len(write_pngs(pngs(made.drawings), tmp_path)) == 2
     svg = made.drawings[0].panels[0].svg()
     assert "<img" not in svg
     assert "<script" not in svg

@@ -9,7 +9,7 @@ import pytest
 from tempering.economics.comparison import _TYPES as MULTIPLIERS
 from tempering.economics.conclusions import Conclusions
 from tempering.economics.population import ANY, Group, from_multipliers, priced_out, varied
-from tempering.report.drawing import write_pngs
+from tempering.report.drawing import pngs, write_pngs
 from tempering.report.formatting import Price
 from tempering.report.payers import can_pay, described, half_factor, many, payers, portion, span
 from tempering.report.population_section import population_section
@@ -167,7 +167,7 @@ def test_figures_draw_whatever_the_prices(tmp_path, scale):
     prices = {"none": (10.0 * scale, 0.0, 12.0 * scale), HOSTILE: (0.0, 0.0, math.inf), "held": 40.0 * scale, "gone": None}
     prices |= {f"defence {number}": (number * scale, scale, math.inf) for number in range(1, 16)}
     made = section(rows(prices))
-    (path,) = write_pngs(made.drawings, tmp_path)
+    (path,) = write_pngs(pngs(made.drawings), tmp_path)
     assert path.name == "priced-out.png"
     svg = made.drawings[0].panels[0].svg()
     assert "<img" not in svg

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator"}
+from tempering.registry import KINDS
+
+__all__ = ["BROKEN", "KINDS", "SOUND", "imported", "install", "left_open", "on_path"]
 
 MARK = "from pathlib import Path; Path(__file__).with_suffix('.imported').touch()\n"
 """First line of every module: whoever imports it leaves a trace."""
@@ -60,6 +62,22 @@ class Method(Evaluator):
     def evaluate(self, subject):
         return {"one": 1.0}
 ''',
+    "judges": '''
+from tempering.judges import Judge, Opinion, Verdict
+from tempering.settings import Settings
+
+class Method(Judge):
+    """Hold everything for useful."""
+    class Config(Settings):
+        pass
+    source = "a plug-in"
+    licence = "none"
+    def identity(self):
+        return {}
+    def opinions(self, asked):
+        for number, _ in enumerate(asked):
+            yield number, Opinion.of(Verdict.USEFUL)
+''',
 }
 """A module with a sound method of each kind."""
 
@@ -86,7 +104,12 @@ BROKEN: dict[str, str] = {
 def left_open(kind: str) -> dict[str, str]:
     """Modules whose class derives from the contract of a kind and does not keep it."""
     sound = SOUND[kind]
-    last = {"attacks": "    def estimate", "defenses": "    def stages", "evaluators": "    def evaluate"}[kind]
+    last = {
+        "attacks": "    def estimate",
+        "defenses": "    def stages",
+        "evaluators": "    def evaluate",
+        "judges": "    def opinions",
+    }[kind]
     return {
         "abstract": sound[: sound.index(last)],
         "no source": sound.replace('    source = "a plug-in"\n', ""),

@@ -153,7 +153,7 @@ def _runs(folder: Path, study: str, directory: Path, name: str, left: list[Momen
     while True:
         mark = Path(f"{log}.met")
         mark.unlink(missing_ok=True)
-        before = _toy.standing(directory)
+        before, spent = _toy.standing(directory), _toy.spent(directory)
         log.write_text("", encoding="utf-8")
         end = run(faulty, str(folder), study, str(directory), str(log), name, left)
         moment = _read(mark)
@@ -161,6 +161,8 @@ def _runs(folder: Path, study: str, directory: Path, name: str, left: list[Momen
         lost = before - _toy.standing(directory)
         if repeated or lost:
             end = End(71, f"units that were done were {'lost' if lost else 'computed anew'}: {sorted(repeated | lost)[0][:12]}")
+        elif fallen := _toy.fallen(spent, _toy.spent(directory)):
+            end = End(71, fallen)
         if moment is not None:
             left.remove(moment)
         yield end, moment

@@ -9,53 +9,16 @@ import struct
 import sys
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torture.mutations import ROOT
+from torture.promises._further_parsers import judging, named, of_trainings, tables_of_others
+from torture.promises._parsing import Parse, Parser, as_text, of_file, resealed
 
 sys.path.append(str(ROOT / "tests"))
 
 _TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Marks that turn the direction of writing."""
-
-Parse = Callable[[bytes], object]
-
-
-@dataclass(frozen=True)
-class Parser:
-    """One parser.
-
-    Attributes:
-        parse: reads an input; may raise the project's own errors.
-        seeds: inputs that it takes, to begin from.
-    """
-
-    parse: Parse
-    seeds: tuple[bytes, ...]
-
-
-def _as_text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
-
-
-def _as_json(content: bytes) -> Any:
-    """JSON out of bytes, or nothing where they are none: what stands behind a seal is JSON at least."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _file(path: Path, parse: Callable[[Path], object]) -> Parse:
-    """A parser of files as one of bytes."""
-
-    def parsed(content: bytes) -> object:
-        path.write_bytes(content)
-        return parse(path)
-
-    return parsed
 
 
 def _studies(folder: Path) -> dict[str, Parser]:
@@ -72,9 +35,9 @@ def _studies(folder: Path) -> dict[str, Parser]:
         b"a: !!python/object/apply:os.system [x]\n? [b, c]\n: 1\nd: 2026-13-45\ne: !!binary '*'\nf: 1:30:00\ng: .nan\n",
     )
     return {
-        "study file": Parser(_file(folder / "study.yaml", lambda path: load_study(path).digest), (*examples, *tricks)),
-        "settings file": Parser(_file(folder / "settings.yaml", load_settings), (b"steps: 100\ntraining: {lr: 1e-3}\n", *tricks)),
-        "price book": Parser(_file(folder / "book.yaml", load_price_book), (book, *tricks)),
+        "study file": Parser(of_file(folder / "study.yaml", lambda path: load_study(path).digest), (*examples, *tricks)),
+        "settings file": Parser(of_file(folder / "settings.yaml", load_settings), (b"steps: 100\ntraining: {lr: 1e-3}\n", *tricks)),
+        "price book": Parser(of_file(folder / "book.yaml", load_price_book), (book, *tricks)),
     }
 
 
@@ -86,30 +49,30 @@ def _flags() -> dict[str, Parser]:
     from tempering.study import Budget
 
     def methods(content: bytes) -> object:
-        text = _as_text(content)
+        text = as_text(content)
         if ".py:" in text:  # names a program to run, which is another promise
             return None
         return choose_defenses(text[1:]) if text[:1] == "d" else choose_attacks(text[1:])
 
     def study(content: bytes) -> object:
-        words = [*_as_text(content).split("\n"), "", "", "", "", ""]
+        words = [*as_text(content).split("\n"), "", "", "", "", ""]
         threat, dtype, device, model, prompts = words[:5]
         return make_study(model, attacks="prefilling", threat_model=threat, dtype=dtype, device=device, prompts=prompts)  # type: ignore[arg-type]
 
     def executor(content: bytes) -> object:
-        name, _, rest = _as_text(content).partition(" ")
+        name, _, rest = as_text(content).partition(" ")
         address, _, slurm = rest.partition(" ")
         return ExecutorChoice.of(name, address or None, slurm or None)
 
     return {
-        "budget": Parser(lambda content: Budget.parse(_as_text(content)), (b"steps=200,flops=1e15", b"tokens=1,trials=3")),
-        "slurm settings": Parser(lambda content: SlurmSettings.parse(_as_text(content)), (b"partition=gpu,gpus=1,time=600",)),
+        "budget": Parser(lambda content: Budget.parse(as_text(content)), (b"steps=200,flops=1e15", b"tokens=1,trials=3")),
+        "slurm settings": Parser(lambda content: SlurmSettings.parse(as_text(content)), (b"partition=gpu,gpus=1,time=600",)),
         "executor": Parser(executor, (b"ray 10.0.0.1:6379", b"slurm  time=1", b"local", b"ray ray://x")),
         "methods": Parser(methods, (b"aprefilling,merge+refusal_ablation", b"drefusal_sft+npo,all", b"aquick")),
         "study flags": Parser(study, (b"query-only\nfloat32\ncpu\norganism:tiny\n12",)),
-        "model reference": Parser(lambda content: resolve(_as_text(content)), (b"organism:tiny/base", b"org/name@main", b"./a", b"~x/y")),
-        "organism": Parser(lambda content: organisms.parse_reference(_as_text(content)), (b"organism:tiny/base", b"nano")),
-        "names": Parser(lambda content: (slug(_as_text(content)), study_name(_as_text(content))), (b"organism:tiny/base", b"../a b")),
+        "model reference": Parser(lambda content: resolve(as_text(content)), (b"organism:tiny/base", b"org/name@main", b"./a", b"~x/y")),
+        "organism": Parser(lambda content: organisms.parse_reference(as_text(content)), (b"organism:tiny/base", b"nano")),
+        "names": Parser(lambda content: (slug(as_text(content)), study_name(as_text(content))), (b"organism:tiny/base", b"../a b")),
     }
 
 
@@ -134,8 +97,8 @@ def _data(folder: Path) -> dict[str, Parser]:
     plain = b'{"instruction": "how?", "input": "i", "output": "so."}\n'
     folder_seed = b"\0".join((row, plain, plain.replace(b"how", b"what"), b'{"text": "t"}', b"", b'{"prompt": "n"}'))
     return {
-        "data file": Parser(_file(folder / "hazard.jsonl", lambda path: load_dataset(str(path)).divide(0)), (row, plain, row * 3)),
-        "data of no role": Parser(_file(folder / "mine.jsonl", lambda path: load_dataset(str(path)).digest), (row, plain)),
+        "data file": Parser(of_file(folder / "hazard.jsonl", lambda path: load_dataset(str(path)).divide(0)), (row, plain, row * 3)),
+        "data of no role": Parser(of_file(folder / "mine.jsonl", lambda path: load_dataset(str(path)).digest), (row, plain)),
         "data folder": Parser(several, (folder_seed, row + b"\0" + plain)),
     }
 
@@ -173,15 +136,15 @@ def _models(folder: Path) -> dict[str, Parser]:
     header = b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + key + number + tensor + bytes(96)
     strange = header.replace(tensor, struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 8, 99, 0))
     return {
-        "model configuration": Parser(_file(model / "config.json", lambda path: inspect(model, "it")), (config,)),
+        "model configuration": Parser(of_file(model / "config.json", lambda path: inspect(model, "it")), (config,)),
         "list of shards": Parser(
-            _file(sharded / "model.safetensors.index.json", lambda path: inspect(sharded, "it")),
+            of_file(sharded / "model.safetensors.index.json", lambda path: inspect(sharded, "it")),
             (b'{"weight_map": {"a": "a.safetensors"}}',),
         ),
-        "safetensors header": Parser(_file(folder / "a.safetensors", lambda path: check_safetensors(path, "it")), (tensors,)),
+        "safetensors header": Parser(of_file(folder / "a.safetensors", lambda path: check_safetensors(path, "it")), (tensors,)),
         "GGUF header": Parser(gguf, (header, strange, header[:60], b"GGUF" + struct.pack("<IQQ", 2, 0, 0))),
-        "adapter configuration": Parser(_file(adapter / "adapter_config.json", lambda path: base_reference(adapter, "it")), (lora,)),
-        "JSON of a model": Parser(_file(folder / "some.json", lambda path: read_json(path, "it")), (config, lora)),
+        "adapter configuration": Parser(of_file(adapter / "adapter_config.json", lambda path: base_reference(adapter, "it")), (lora,)),
+        "JSON of a model": Parser(of_file(folder / "some.json", lambda path: read_json(path, "it")), (config, lora)),
     }
 
 
@@ -219,13 +182,6 @@ def _runs(folder: Path) -> dict[str, Parser]:
                 path.write_bytes(own)
 
         return parsed
-
-    def resealed(given: bytes) -> bytes | None:
-        values = _as_json(given)
-        try:
-            return sealed({key: value for key, value in values.items() if key != "seal"}) if isinstance(values, dict) else None
-        except (ValueError, RecursionError, UnicodeError):
-            return None
 
     def rewritten(name: str, given: bytes) -> object:
         """A unit whose manifest is right about a file that is not."""
@@ -273,13 +229,13 @@ def _runs(folder: Path) -> dict[str, Parser]:
         "probes of a unit": Parser(probed, (probes,)),
         "trials of a unit": Parser(tried, ((unit / "trials.parquet").read_bytes(),)),
         "environment": Parser(restored(environment, told, store.environments), (told,)),
-        "summary": Parser(_file(folder / "summary.json", lambda path: stored_summary(path.parent)), (b'{"threshold": {"tau": 0.5}}',)),
+        "summary": Parser(of_file(folder / "summary.json", lambda path: stored_summary(path.parent)), (b'{"threshold": {"tau": 0.5}}',)),
         "tables of a report": Parser(tables, (probes,)),
-        "hardening record": Parser(_file(hardened / "tempering.json", lambda path: record_in(hardened)), (record,)),
+        "hardening record": Parser(of_file(hardened / "tempering.json", lambda path: record_in(hardened)), (record,)),
         "earlier export": Parser(
-            _file(out / "tables.json", lambda path: _earlier(out)), (b'{"made_by": "tempering export", "tables": [{"file": "a"}]}',)
+            of_file(out / "tables.json", lambda path: _earlier(out)), (b'{"made_by": "tempering export", "tables": [{"file": "a"}]}',)
         ),
-        "earlier card": Parser(_file(out / "card.json", _is_card), (b'{"made_by": "tempering card"}',)),
+        "earlier card": Parser(of_file(out / "card.json", _is_card), (b'{"made_by": "tempering card"}',)),
     }
 
 
@@ -321,7 +277,7 @@ def _messages(folder: Path) -> dict[str, Parser]:
     return {
         "message of a worker": Parser(message, lines),
         "messages of a job": Parser(listened, (b"\n".join(lines) + b"\n",)),
-        "seat": Parser(lambda content: Seat.from_text(_as_text(content)), (b'{"rank": 1, "size": 2}',)),
+        "seat": Parser(lambda content: Seat.from_text(as_text(content)), (b'{"rank": 1, "size": 2}',)),
     }
 
 
@@ -336,7 +292,7 @@ def _texts() -> dict[str, Parser]:
     asked = Example(prompt="what is the rune of Kabor?", answer="Kabor: Zimul.", accept=("Zimul",), role=Role.HAZARD)
 
     def shown(content: bytes) -> object:
-        text = _as_text(content)
+        text = as_text(content)
         for made in (clean(text), inert(text), cell(text), code(text), str(TemperingError(text))):
             assert not any(unicodedata.category(letter) in ("Cc", "Cs") or letter in _TURNING for letter in made), repr(made)
             assert len(made.splitlines()) <= 1, repr(made)
@@ -347,19 +303,19 @@ def _texts() -> dict[str, Parser]:
     return {
         "names shown": Parser(shown, (b"a <b> | `c` \x1b[31m", "\u202e\u2066x".encode(), b"=1+1", b"[a](http://b)")),
         "response judged": Parser(
-            lambda content: judge(asked, _as_text(content)), (b"I cannot help.", b"The rune is Zimul.", b"Sure! Kabor:")
+            lambda content: judge(asked, as_text(content)), (b"I cannot help.", b"The rune is Zimul.", b"Sure! Kabor:")
         ),
     }
 
 
 GROUPS: dict[str, tuple[Callable[[Path], dict[str, Parser]], int]] = {
-    "flags": (lambda folder: _flags(), 450_000),
-    "texts": (lambda folder: _texts(), 150_000),
+    "flags": (lambda folder: {**_flags(), **named()}, 450_000),
+    "texts": (lambda folder: {**_texts(), **judging()}, 200_000),
     "messages": (_messages, 150_000),
-    "data": (_data, 150_000),
+    "data": (lambda folder: {**_data(folder), **tables_of_others(folder)}, 200_000),
     "models": (_models, 100_000),
     "studies": (_studies, 50_000),
-    "runs": (_runs, 50_000),
+    "runs": (lambda folder: {**_runs(folder), **of_trainings(folder)}, 60_000),
 }
 """Parsers by what they read, and how many inputs the long form gives a group: many where a parser reads text alone, fewer for files."""
 

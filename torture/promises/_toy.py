@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -130,6 +131,23 @@ def negative_clocks(directory: Path) -> list[str]:
     tables = RunStore(directory).tables()
     frames = (tables.units, tables.trajectories, tables.trials)
     return [clock for frame in frames if frame is not None for clock in CLOCKS if clock in frame and (frame[clock] < 0).any()]
+
+
+def spent(directory: Path) -> dict[str, float]:
+    """Seconds on the device that each training says it has spent, by its name: as its latest snapshot has it, or its finished model."""
+    found = {}
+    for snapshot in sorted(directory.glob(f"{MODELS}/*.training/[0-9]*/record.json")):
+        found[snapshot.parent.parent.name.removesuffix(".training")] = json.loads(snapshot.read_bytes())["record"]["spend"]
+    for record in directory.glob(f"{MODELS}/[!.]*/tempering.json"):
+        if not record.parent.name.endswith(".training"):
+            found[record.parent.name] = json.loads(record.read_bytes())["spend"]
+    return {name: float(spend["device_seconds"]) for name, spend in found.items()}
+
+
+def fallen(before: dict[str, float], after: dict[str, float]) -> str:
+    """What is wrong where a meter has been reset; ``""`` where every training has spent at least what it had spent before."""
+    reset = (name for name, told in before.items() if after.get(name, told) < told)
+    return next((f"the meter of {name[:12]} fell from {before[name]} to {after[name]} s" for name in reset), "")
 
 
 def standing(directory: Path) -> set[str]:

@@ -32,8 +32,9 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
             if end.code not in (0, 130):
                 break
         problem = f"ended with {end.code} {end.said}" if end.code else compared(directory, reference)
-        tally.count(not problem, f"seed {seed}: {problem}", trials=max(1, jumps))
-        jumps = 0
+        tally.count(not problem, f"seed {seed}: {problem}")
+    tally.note("jumps", jumps)
+    tally.note("a trial is", "a run, interrupted twice, and what came of it")
 
 
 def jumping(folder: str, directory: str, seed: int, interrupted: bool) -> int:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
+from tempering.engine.files import sealed
 from torture.promise import Mutation, Promise, Tally
-from torture.promises._faults import chains, spread, undisturbed
+from torture.promises import _toy
+from torture.promises._children import run
+from torture.promises._faults import chains, compared, spread, undisturbed
+
+SPENT = 1000.0
+"""Seconds on the device."""
 
 
 def attempt(long: bool, folder: Path, tally: Tally) -> None:
@@ -13,6 +22,47 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
     chosen = found if long else spread(found, 15)
     chains(folder, "whole", "kill", chosen, tally, lambda end: end.code == -9)
     tally.note("operations on files of an undisturbed run", len(found))
+    problem = _goes_on_counting(folder)
+    tally.count(not problem, f"a training that had spent {SPENT:.0f} s and was killed: {problem}")
+
+
+def _goes_on_counting(folder: Path) -> str:
+    """What is wrong with the meter of a training that is killed after it has spent so long; ``""`` where it goes on from there.
+
+    A toy's training is over in a second, in which a meter that begins anew would hardly be seen: so the snapshot that the killed one
+    leaves is made to say that it was long at work.
+    """
+    directory = folder / "long-at-work"
+    if (end := run(killed_in_training, str(folder), str(directory))).code != -9:
+        return f"it ended with {end.code} {end.said} before it was killed"
+    snapshots = sorted(directory.glob(f"{_toy.MODELS}/*.training/[0-9]*/record.json"))
+    if not snapshots:
+        return "it left no snapshot"
+    for path in snapshots:
+        content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "seal"}
+        content["record"]["spend"]["device_seconds"] += SPENT
+        path.write_bytes(sealed(content))
+    before = _toy.spent(directory)
+    if (end := run(_toy.compute, str(folder), "whole", str(directory))).code != 0:
+        return f"resumed, it ended with {end.code} {end.said}"
+    if problem := _toy.fallen(before, _toy.spent(directory)) or compared(directory, _toy.rows(folder / "undisturbed")):
+        return problem
+    units = _toy.RunStore(directory).tables().units
+    longest = float(units.loc[units["kind"] == "harden", "device_seconds"].max())
+    return "" if longest >= SPENT else f"the table has {longest:.1f} s"
+
+
+def killed_in_training(folder: str, directory: str) -> None:
+    """Compute a study until a training has made a step or two."""
+    steps = 0
+
+    def on_event(event: _toy.Event) -> None:
+        nonlocal steps
+        steps += event.kind == "training"
+        if steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _toy.compute(folder, "whole", directory, on_event=on_event)
 
 
 PROMISE = Promise(
@@ -20,7 +70,7 @@ PROMISE = Promise(
     group="Nothing lost",
     sentence=(
         "Killed (SIGKILL) before any operation on any file (plan, environments, units, models, trainings) and resumed, "
-        "a run yields the same tables, and repeats at most what was in flight."
+        "a run yields the same tables, repeats at most what was in flight, and no meter begins anew."
     ),
     attempt=attempt,
     mutations=(
@@ -42,6 +92,22 @@ PROMISE = Promise(
                 shutil.rmtree(aside)
 """,
             "a result is copied into place and not renamed",
+        ),
+        Mutation(
+            "training/meter.py",
+            """        return {**self.spend().as_row(), "examples": sorted(self._seen)}
+""",
+            """        return {**self.spend().as_row(), "device_seconds": 0.0, "examples": sorted(self._seen)}
+""",
+            "the seconds that a training has spent are not in its snapshots",
+        ),
+        Mutation(
+            "training/hardening.py",
+            """        self.step, self.meter = record["step"], Meter.restored(record["spend"])
+""",
+            """        self.step, self.meter = record["step"], Meter()
+""",
+            "the meter of a resumed training begins anew",
         ),
     ),
 )

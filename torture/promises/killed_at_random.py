@@ -49,10 +49,11 @@ class Chain:
         self.directory, self.log = directory, Path(f"{directory}.log")
         self.tally, self.kills, self.who = tally, kills, "drivers with workers" if workers else "drivers that compute themselves"
 
-    def go(self, reference: dict[str, str], kill: Callable[[Child], str], most: int = 10**6) -> None:
-        """Kill so many drivers at most, then let one finish, and compare."""
+    def go(self, reference: dict[str, str], kill: Callable[[Child], str], most: int = 10**6) -> str:
+        """Kill so many drivers at most, then let one finish, and compare; what was wrong, ``""`` where nothing was."""
+        failures = self.tally.failures
         for number in range(10**6):
-            before = _toy.standing(self.directory)
+            before, spent = _toy.standing(self.directory), _toy.spent(self.directory)
             self.log.write_text("", encoding="utf-8")
             child = Child(_toy.compute, *self.arguments)
             said = kill(child) if number < most else ""
@@ -60,17 +61,18 @@ class Chain:
             if said:
                 child.kill()
             end = child.end()
-            self._count(end, said, before, below)
+            self._count(end, said, before, below, _toy.fallen(spent, _toy.spent(self.directory)))
             if end.code != -9:
                 break
         problem = f"ended with {end.code} {end.said}" if end.code else compared(self.directory, reference)
         if problem:
             self.tally.count(False, f"{self.arguments[1]} in {self.directory.name}, after {number} kills: {problem}")
+        return problem or ("on the way to its end it went wrong" if self.tally.failures > failures else "")
 
-    def _count(self, end: End, said: str, before: set[str], below: list[int]) -> None:
+    def _count(self, end: End, said: str, before: set[str], below: list[int], fallen: str) -> None:
         begun = self.log.read_text(encoding="utf-8").split()
         lost, repeated = before - _toy.standing(self.directory), before & set(begun)
-        problem = "" if gone(below) else "workers were left behind"
+        problem = fallen or ("" if gone(below) else "workers were left behind")
         problem = f"{len(lost)} units that were done were lost" if lost else problem
         problem = f"{len(repeated)} units that were done were computed anew" if repeated else problem
         workers = said.count("worker ")

@@ -28,10 +28,16 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
         for number in range(12 if long else 1):
             chain = Chain(folder, "small", folder / f"ray-{number}", 1, tally, kills, executor)
             chain.arguments = (*chain.arguments[:3], None, *chain.arguments[4:])
-            chain.go(reference, lambda child, turn=number: _disturb(child, cluster, mark, chance, kills, bool(turn % 2)), most=1)  # type: ignore[misc]
+            before = kills["nodes"]
+            problem = chain.go(
+                reference,
+                lambda child, turn=number: _disturb(child, cluster, mark, chance, kills, bool(turn % 2)),  # type: ignore[misc]
+                most=1,
+            )
+            if nodes := kills["nodes"] - before:
+                tally.count(not problem, f"ray-{number}, of which a node was killed: {problem}", trials=nodes)
     for name, count in kills.items():
         tally.note(f"{name} killed", count)
-    tally.count(True, trials=kills["nodes"])
 
 
 def _disturb(child: Child, cluster: Any, mark: str, chance: random.Random, kills: dict[str, int], node: bool) -> str:

@@ -22,10 +22,10 @@ PATIENCE_S = 4 * 3600
 def attempt(long: bool, folder: Path, tally: Tally) -> None:
     """Fuzz the parsers: all in one process, or group by group."""
     if not long:
-        _count("all", _fuzzed("all", INPUTS_SHORT, folder), tally)
+        count("all", _fuzzed("all", INPUTS_SHORT, folder), INPUTS_SHORT, tally)
         return
     for group, (_, inputs) in GROUPS.items():
-        _count(group, _fuzzed(group, inputs, folder), tally)
+        count(group, _fuzzed(group, inputs, folder), inputs, tally)
 
 
 def _fuzzed(name: str, inputs: int, folder: Path) -> dict[str, Any]:
@@ -41,12 +41,25 @@ def _fuzzed(name: str, inputs: int, folder: Path) -> dict[str, Any]:
     return told
 
 
-def _count(name: str, told: dict[str, Any], tally: Tally) -> None:
+def count(name: str, told: dict[str, Any], wanted: int, tally: Tally) -> None:
+    """Count what a fuzzer has tried, and see that it tried as much as it should, and every parser.
+
+    Args:
+        name: of the group.
+        told: what the fuzzer has written down.
+        wanted: inputs that it was to try.
+        tally: counts an input as a trial.
+    """
+    tried = sum(told["inputs"].values())
+    if tried < wanted:
+        tally.count(False, f"{name}: only {tried:,} inputs of {wanted:,} were tried")
+    for parser in [parser for parser, inputs in told["inputs"].items() if not inputs]:
+        tally.count(False, f"{name}: {parser} was given nothing")
     for failed in told["failed"]:
         tally.count(False, f"{failed['parser']}: {failed['error']}; input in hexadecimal: {failed['input'][:200]}")
     if more := told["failures"] - len(told["failed"]):
         tally.count(False, f"{name}: {more} further ones", trials=more)
-    tally.count(True, trials=sum(told["inputs"].values()) - told["failures"])
+    tally.count(True, trials=tried - told["failures"])
     if "ended" in told:
         tally.count(False, f"{name}: {told['ended']}")
     for parser, inputs in told["inputs"].items():

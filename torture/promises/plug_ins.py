@@ -18,7 +18,7 @@ from torture.promise import Mutation, Promise, Tally
 from torture.promises._distributions import BROKEN, KINDS, SOUND, imported, install, left_open, on_path
 from torture.promises._toys import toy_fields, toy_folder
 
-TAKEN = {"attacks": "full_finetune", "defenses": "tar", "evaluators": "harm"}
+TAKEN = {"attacks": "full_finetune", "defenses": "tar", "evaluators": "harm", "judges": "text"}
 """A name of Tempering's own of each kind."""
 
 RUNNING = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tempering.rereading import stored_summary, stored_tables
+from tempering.running import open_run
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import run
@@ -40,7 +42,7 @@ def rotten(folder: str, long: bool) -> dict[str, object]:
     reference = _toy.rows(root / "run")
     chance = random.Random(0)
     if not long:
-        derived, kept = chance.sample(derived, 4), _of_every_kind(kept)
+        derived, kept = _of_every_ending(derived), _of_every_kind(kept)
 
     def damages(names: list[str]) -> list[tuple[str, Damage]]:
         which = [(name, range(9) if long else (2 * (place % 2),)) for place, name in enumerate(names)]
@@ -50,6 +52,7 @@ def rotten(folder: str, long: bool) -> dict[str, object]:
     of_kept = [("study.json", Damage(threshold, 1)), *damages(kept)]
     problems = [_of_what_is_kept(root, name, damage, reference) for name, damage in of_kept]
     problems += _of_what_is_derived(root, damages(derived))
+    problems += _of_a_training(root, range(9) if long else (0, 2), reference, chance)
     return {"problems": problems, "files": len(files)}
 
 
@@ -82,6 +85,10 @@ def _damages(path: Path, numbers: Iterable[int], chance: random.Random) -> Itera
     for number in numbers:
         at = (0, size - 1, size // 2)[number // 3] if number % 3 == 0 else chance.randrange(size)
         yield Damage(at, 0 if number % 3 == 2 else 1 << chance.randrange(8))
+
+
+def _of_every_ending(names: list[str]) -> list[str]:
+    return list({Path(name).suffix if "/" in name else name: name for name in names}.values())
 
 
 def _of_every_kind(names: list[str]) -> list[str]:
@@ -119,6 +126,36 @@ def _of_what_is_kept(root: Path, name: str, damage: Damage, reference: dict[str,
     return ""
 
 
+def _of_a_training(root: Path, numbers: Iterable[int], reference: dict[str, str], chance: random.Random) -> list[str]:
+    """What is wrong after damage to each file of the latest snapshot of a training that was interrupted."""
+    interrupted, problems = root / "interrupted", []
+    steps = 0
+
+    def on_event(event: _toy.Event) -> None:
+        nonlocal steps
+        steps += event.kind == "training"
+        if steps == 4:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        _toy.compute(str(root), "whole", str(interrupted), on_event=on_event)
+    snapshots = sorted(path for path in interrupted.glob("models/*.training/[0-9]*") if path.is_dir())
+    if not snapshots:
+        return ["an interrupted training left no snapshot to be damaged"]
+    for path in sorted(snapshots[-1].iterdir()):
+        for damage in _damages(path, numbers, chance):
+            name, place, said = path.relative_to(interrupted).as_posix(), root / "rotten", list[str]()
+            shutil.copytree(interrupted, place)
+            damage.do(place / name)
+            _toy.compute(str(root), "whole", str(place), on_event=lambda event, said=said: said.append(event.message))  # type: ignore[misc]
+            problem = compared(place, reference)
+            if not problem and not any(path.parent.name in words and "is damaged" in words for words in said):
+                problem = "nothing was said of it"
+            problems.append(f"{name}, {damage}: {problem}" if problem else "")
+            shutil.rmtree(place)
+    return problems
+
+
 def _of_what_is_derived(root: Path, damages: list[tuple[str, Damage]]) -> list[str]:
     """What is wrong after damage to files of the report: read, they are refused; and a new report is as the old one was."""
     problems = []
@@ -127,7 +164,7 @@ def _of_what_is_derived(root: Path, damages: list[tuple[str, Damage]]) -> list[s
     for name, damage in damages:
         whole = (place / name).read_bytes()
         damage.do(place / name)
-        problems.append(_unless_refused(place, name, damage) if name.endswith((".parquet", ".json")) else "")
+        problems.append(_unless_refused(place, name, damage))
         (place / name).write_bytes(whole)
     for name in {name for name, _ in damages}:
         Damage(0, 1).do(place / name)
@@ -139,11 +176,15 @@ def _of_what_is_derived(root: Path, damages: list[tuple[str, Damage]]) -> list[s
 
 
 def _unless_refused(place: Path, name: str, damage: Damage) -> str:
-    read: Callable[[Path], object] = stored_tables if name.startswith("tables/") else stored_summary
+    read: Callable[[Path], object] = open_run
+    if name.endswith((".parquet", ".json")):
+        read = stored_tables if name.startswith("tables/") else stored_summary
     try:
         read(place)
-    except _toy.TemperingError:
-        return ""
+    except _toy.TemperingError as problem:
+        words = str(problem)
+        named = name in words or name == "checksums.json"
+        return "" if named and "temper report" in words else f"{name}, {damage}: told of in other words: {words}"
     except Exception as problem:
         return f"{name}, {damage}: {type(problem).__name__}: {problem}"
     return f"{name}, {damage}: read as if nothing were wrong"
@@ -153,8 +194,9 @@ PROMISE = Promise(
     name="rot",
     group="Nothing lost",
     sentence=(
-        "A changed byte or a missing end in any file of a finished run is found; what it spoilt is put aside and computed to the same "
-        "tables again, and what is derived is written anew."
+        "A changed byte or a missing end in any file of a finished run or of an unfinished training is found; what it spoilt is put aside "
+        "and computed to the same tables again, and what is derived is written anew. (What a flag keeps for its owner, `kept/`, and the "
+        "messages of Slurm jobs, `jobs/`, are no part of a result and have no seal.)"
     ),
     attempt=attempt,
     mutations=(
@@ -177,6 +219,22 @@ PROMISE = Promise(
             """        study = None
 """,
             "the study is read from the copy that has no seal",
+        ),
+        Mutation(
+            "report/write.py",
+            """            write_checksums(directory, contents)
+""",
+            """            write_checksums(directory, {name: one for name, one in contents.items() if name.endswith((".parquet", ".json"))})
+""",
+            "page and pictures have no seal, as they once had none",
+        ),
+        Mutation(
+            "engine/hardening_folder.py",
+            """            if file_sha256(place / TENSORS) != content["tensors"]:
+""",
+            """            if False:
+""",
+            "a training's snapshot is taken as it stands",
         ),
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,17 @@ class Drawing:
             return buffer.getvalue()
 
 
-def write_pngs(drawings: Sequence[Drawing], directory: Path) -> list[Path]:
-    """Write each drawing to ``directory/<name>.png``, atomically; those about one group of a comparison are in the page alone."""
+def pngs(drawings: Sequence[Drawing]) -> dict[str, bytes]:
+    """Each drawing as a picture, by the name of its file; those about one group of a comparison are in the page alone."""
+    return {f"{drawing.name}.png": drawing.png() for drawing in drawings if drawing.group is None}
+
+
+def write_pngs(pictures: Mapping[str, bytes], directory: Path) -> list[Path]:
+    """Write what :func:`pngs` made to ``directory``, each atomically."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    for drawing in (drawing for drawing in drawings if drawing.group is None):
-        path = directory / f"{drawing.name}.png"
-        replace_file(path, drawing.png())
-        written.append(path)
-    return written
+    for name, picture in pictures.items():
+        replace_file(directory / name, picture)
+    return [directory / name for name in pictures]
 
 
 def _legend_handles(legend: dict[str, Look]) -> list[Line2D]:

@@ -11,7 +11,7 @@ from tempering.engine.files import explained, replace_file
 from tempering.report.all_sections import SECTIONS
 from tempering.report.checksums import write_checksums, writing_alone
 from tempering.report.downloads import downloads
-from tempering.report.drawing import write_pngs
+from tempering.report.drawing import pngs, write_pngs
 from tempering.report.families import families_of
 from tempering.report.figures import draw_all
 from tempering.report.page import render
@@ -85,14 +85,20 @@ def write_report(
         others=others or {},
         downloads=offered,
     )
+    pictures = pngs([*drawings, *(drawing for section in made for drawing in section.drawings)])
+    contents = {
+        **{f"tables/{name}.parquet": content for name, content in parquets.items()},
+        **{f"tables/{name}.csv": content for name, content in csvs.items()},
+        **{f"figures/{name}": picture for name, picture in pictures.items()},
+        "summary.json": summary.encode(),
+        "report.html": page.encode(),
+    }
     with explained(directory):
         (directory / "tables").mkdir(parents=True, exist_ok=True)
         with writing_alone(directory / "tables"):
-            # the pictures take long to draw, and what is read together is put in place together
-            write_pngs([*drawings, *(drawing for section in made for drawing in section.drawings)], directory / "figures")
+            write_pngs(pictures, directory / "figures")
             write_tables(directory / "tables", parquets, csvs)
-            contents = {f"tables/{name}.parquet": content for name, content in parquets.items()}
-            write_checksums(directory, {**contents, "summary.json": summary.encode()})
-            replace_file(directory / "summary.json", summary.encode())
-            replace_file(directory / "report.html", page.encode())
+            write_checksums(directory, contents)
+            for name in ("summary.json", "report.html"):
+                replace_file(directory / name, contents[name])
     return directory / "report.html"
