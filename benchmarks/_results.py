@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import binom
 
 from tempering.engine.environment import describe_environment
@@ -66,6 +67,16 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, fl
         theirs: the same of the other side, turn by turn.
     """
     return median_interval([other / own for own, other in zip(ours, theirs, strict=True)])
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Of growth, by least squares over the logarithms.
+
+    Args:
+        sizes: above zero, at least two different ones.
+        values: at each size.
+    """
+    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
 
 
 def take_turns(ours: Callable[[], float], theirs: Callable[[], float], turns: int) -> Iterator[tuple[float, float]]:

@@ -4,7 +4,11 @@ heretic (AGPL) is run, not read; see ``heretic_comparison.py``, whose ``prepare`
 searches find. Here both run few trials, turn by turn, so that a machine that gets busier slows both. A turn's trials are timed from the
 beginning of the first to the end of the last: loading a model and reading directions are left out on both sides.
 
-    taskset -c 1 python benchmarks/abliteration.py FOLDER --program HERETIC/bin/heretic
+    python -m venv .venv-heretic && .venv-heretic/bin/pip install torch==2.13.0 heretic-llm==1.4.0
+    python benchmarks/abliteration.py            a quarter of an hour on one core; needs ``temper organism build smollm2``
+
+The folder is prepared where it is not there yet. The program is looked for as ``$HERETIC``, in ``.venv-heretic/bin`` and on the path.
+Written to benchmarks/results/abliteration-heretic.json.
 """
 
 from __future__ import annotations
@@ -15,20 +19,28 @@ import os
 import re
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of both sides: heretic's process has this one's environment
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from _results import figure, median_interval, result, write_result
 from heretic_comparison import RESULTS as FULL_SEARCHES
-from heretic_comparison import SPACES, compared, covered, prepared
-from heretic_program import on_terminal
+from heretic_comparison import SPACES, compared, covered, prepare, prepared
+from heretic_program import Point, Search, on_terminal
 
-from tempering.engine.environment import describe_environment
-
-RESULT = Path(__file__).parent / "results" / "abliteration-heretic.json"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "runs" / "heretic"
+PROGRAM = ROOT / ".venv-heretic" / "bin" / "heretic"
+PREPARED = ("smollm2", 60, 20)
+"""The world of the prompts, and trials and random ones of a whole search."""
 GOAL = 5.0
+TRIALS, TURNS, WHOLE = 8, 3, 60
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -100,7 +112,7 @@ def our_turn(folder: Path, trials: int, seed: int) -> Turn:
     return Turn((time.perf_counter() - began) / trials, (time.process_time() - began_cpu) / trials)
 
 
-def take_turns(folder: Path, program: Path, trials: int, turns: int) -> list[tuple[Turn, Turn]]:
+def in_turns(folder: Path, program: Path, trials: int, turns: int) -> list[tuple[Turn, Turn]]:
     """Ours and heretic's, each side first in every other turn."""
     taken = []
     for turn in range(turns):
@@ -113,75 +125,95 @@ def take_turns(folder: Path, program: Path, trials: int, turns: int) -> list[tup
     return taken
 
 
-def quality(folder: Path, trials: int) -> dict[str, Any]:
-    """What a whole search of ours finds, against heretic's whole searches of the committed comparison."""
+def quality(folder: Path, trials: int, full_searches: Path = FULL_SEARCHES) -> dict[str, Any]:
+    """What a whole search of ours finds, against heretic's whole searches of the committed comparison.
+
+    Args:
+        folder: as it was prepared.
+        trials: of our search.
+        full_searches: the file of that comparison.
+    """
     search, _ = prepared(folder, SPACES["ours"], 0)
     began, began_cpu = time.perf_counter(), time.process_time()
-    points = [(trial.refusals, trial.divergence) for trial in search.run(trials)]
+    done = list(search.run(trials))
     wall, processor = (time.perf_counter() - began) / trials, (time.process_time() - began_cpu) / trials
-    heretic = json.loads(FULL_SEARCHES.read_text(encoding="utf-8"))["heretic"]
-    theirs = [[(int(refusals), float(kl)) for refusals, kl in one["trials"]] for one in heretic]
+    points: list[Point] = [(trial.refusals, trial.divergence) for trial in done]
+    ours = Search(0, points, wall, processor, [trial.parameters.as_json() for trial in done])
+    theirs = [searched(one) for one in json.loads(full_searches.read_text(encoding="utf-8"))["heretic"]]
     return {
         "trials": trials,
-        "seconds_a_trial": _figure(wall),
-        "cpu_seconds_a_trial": _figure(processor),
+        "seconds_a_trial": figure(wall),
+        "cpu_seconds_a_trial": figure(processor),
         "best": list(min(points)),
-        "hypervolume": _figure(covered(points, search.asked)),
-        "heretics_best": [list(min(one)) for one in theirs],
-        "heretics_hypervolume": [_figure(covered(one, search.asked)) for one in theirs],
-        "levels_against_every_heretic_seed": [compared(points, one, search.asked) for one in theirs],
+        "hypervolume": figure(covered(points, search.asked)),
+        "heretics_best": [list(min(one.trials)) for one in theirs],
+        "heretics_hypervolume": [figure(covered(one.trials, search.asked)) for one in theirs],
+        "levels_against_every_heretic_seed": [compared(ours, one, search.asked) for one in theirs],
     }
 
 
-def summary(taken: Sequence[tuple[Turn, Turn]], found: dict[str, Any] | None, trials: int) -> dict[str, Any]:
+def searched(one: dict[str, Any]) -> Search:
+    """A search as the committed comparison holds it; its parameters are not kept there."""
+    points: list[Point] = [(int(refusals), float(kl)) for refusals, kl in one["trials"]]
+    return Search(int(one["seed"]), points, float(one["seconds_a_trial"]), one["cpu_seconds_a_trial"], [])
+
+
+def summary(taken: Sequence[tuple[Turn, Turn]], found: dict[str, Any] | None, trials: int, whole: int) -> dict[str, Any]:
     """The result in the form that all benchmarks share; a ratio above one is in our favour."""
-    ratios = [theirs.seconds / ours.seconds for ours, theirs in taken]
-    processor = [theirs.cpu_seconds / ours.cpu_seconds for ours, theirs in taken]
-    seen = describe_environment()
-    program = "python benchmarks/abliteration.py FOLDER --program HERETIC/bin/heretic"
-    return {
-        "name": "abliteration-heretic",
-        "ratio": _spread(ratios),
-        "goal": GOAL,
-        "met": statistics.median(ratios) >= GOAL,
-        "ours": _figure(statistics.median(ours.seconds for ours, _ in taken)),
-        "theirs": _figure(statistics.median(theirs.seconds for _, theirs in taken)),
-        "command": f"OMP_NUM_THREADS=1 {program} --trials {trials} --turns {len(taken)}",
-        "machine": f"{seen['cpu']} ({seen['machine']}), {seen['cores']} cores, torch {seen['torch']}, heretic 1.4.0, one thread a side",
-        "note": (
-            f"Wall seconds a trial of {trials} random trials, {len(taken)} turns, the machine busy with other work; low and high are the "
-            "least and the greatest ratio of a turn. 48 + 48 prompts, 16 tokens an answer, bfloat16. cpu_ratio: of processor time. "
-            "turns: wall seconds of ours and of heretic's, then processor seconds. quality: a whole search of ours against heretic's of "
-            "heretic_smollm2.json; levels are the numbers of refusals at which our least KL is lower, the same or higher."
+    return result(
+        "abliteration-heretic",
+        median_interval([theirs.seconds / ours.seconds for ours, theirs in taken]),
+        goal=GOAL,
+        ours=statistics.median(ours.seconds for ours, _ in taken),
+        theirs=statistics.median(theirs.seconds for _, theirs in taken),
+        command=f"python benchmarks/abliteration.py --trials {trials} --turns {len(taken)} --whole {whole}",
+        note=(
+            f"wall seconds a trial of {trials} random trials, {len(taken)} turns, heretic 1.4.0, one thread a side; 48 + 48 prompts, 16 "
+            "tokens an answer, bfloat16. cpu_ratio: of processor time. turns: wall seconds of ours and of heretic's, then of processor. "
+            "quality: a whole search of ours against heretic's of heretic_smollm2.json; levels are the numbers of refusals at which "
+            "our least KL is lower, the same or higher. Sized down: so few trials a turn, and no new whole search of heretic's"
         ),
-        "cpu_ratio": _spread(processor),
-        "turns": [[_figure(value) for value in (o.seconds, t.seconds, o.cpu_seconds, t.cpu_seconds)] for o, t in taken],
-        "quality": found,
-    }
+        cpu_ratio=median_interval([theirs.cpu_seconds / ours.cpu_seconds for ours, theirs in taken]),
+        turns=[[figure(value) for value in (o.seconds, t.seconds, o.cpu_seconds, t.cpu_seconds)] for o, t in taken],
+        quality=found,
+    )
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": _figure(statistics.median(values)), "low": _figure(min(values)), "high": _figure(max(values))}
+def program_of(asked: Path | None) -> Path:
+    """heretic's executable, or the end with a line that says how to install it."""
+    named = asked or Path(os.environ.get("HERETIC") or (PROGRAM if PROGRAM.is_file() else shutil.which("heretic") or PROGRAM))
+    if not named.is_file():
+        raise SystemExit(
+            f"error: heretic is not at {named}; install it in an environment of its own: "
+            "python -m venv .venv-heretic && .venv-heretic/bin/pip install torch==2.13.0 heretic-llm==1.4.0"
+        )
+    return named.resolve()
 
 
-def _figure(value: float) -> float:
-    return float(f"{value:.4g}")
+def guarded_model() -> Path:
+    """The directory of the SmolLM2 that refuses."""
+    from tempering.models.references import resolve
+
+    return resolve("organism:smollm2").path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="as heretic_comparison.py prepare has written it")
-    parser.add_argument("--program", type=Path, required=True, help="heretic's executable")
-    parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--whole", type=int, default=60, help="trials of the search whose quality is compared; 0 for none")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=FOLDER, help="as heretic_comparison.py prepare writes it; made where absent"
+    )
+    parser.add_argument("--program", type=Path, help="heretic's executable")
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--whole", type=int, default=WHOLE, help="trials of the search whose quality is compared; 0 for none")
     options = parser.parse_args()
-    folder = options.folder.resolve()
-    taken = take_turns(folder, options.program, options.trials, options.turns)
-    result = summary(taken, quality(folder, options.whole) if options.whole else None, options.trials)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result["ratio"]), "met" if result["met"] else "missed")
+    program, folder = program_of(options.program), options.folder.resolve()
+    if not (folder / "settings.json").is_file():
+        prepare(folder, guarded_model(), *PREPARED)
+    # first what needs no heretic, so that what fails there fails before hours are spent
+    found = quality(folder, options.whole) if options.whole else None
+    taken = in_turns(folder, program, options.trials, options.turns)
+    write_result("abliteration-heretic", summary(taken, found, options.trials, options.whole))
 
 
 if __name__ == "__main__":

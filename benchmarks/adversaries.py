@@ -50,8 +50,8 @@ CASES: dict[str, dict[str, Any]] = {
 TAU = 0.5
 
 
-def ours(study: Path, together: int | None) -> dict[str, Any]:
-    """Plan and execute in this process; called in one of its own."""
+def ours(study: Path, together: int | None, workers: int | None = None) -> dict[str, Any]:
+    """Plan and execute as a user would, with as many workers as the engine finds; called in a process of its own."""
     from tempering.engine.executors import ExecutorChoice
     from tempering.engine.plan import make_plan
     from tempering.engine.run import execute
@@ -61,13 +61,13 @@ def ours(study: Path, together: int | None) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(asked)
     with tempfile.TemporaryDirectory() as folder:
-        tables = execute(plan, folder, executor=ExecutorChoice(together=together))
+        tables = execute(plan, folder, workers=workers, executor=ExecutorChoice(together=together))
     seconds = time.perf_counter() - started
-    runs = []
-    for (attack, seed), rows in tables.trajectories.groupby(["attack", "seed"]):
-        if attack:
+    runs, attacked = [], tables.trajectories[tables.trajectories["attack"] != ""]
+    for attack in dict.fromkeys(attacked["attack"]):
+        for seed, rows in attacked[attacked["attack"] == attack].groupby("seed"):
             points = [{"step": row.steps, "harm": row.harm, "utility": row.utility} for row in rows.itertuples()]
-            runs.append({"attack": attack, "seed": int(seed), "rows": points})
+            runs.append({"attack": attack, "seed": int(str(seed)), "rows": points})
     return {"seconds": seconds, "runs": runs}
 
 
@@ -121,12 +121,14 @@ def compare(case: dict[str, Any], options: argparse.Namespace, folder: Path) -> 
         f"{case['study']['budget']['steps']} steps, {case['study']['probes']['prompts']} prompts a role; TRL in {precision}; "
         f"{sum(same)} of {len(same)} breaks lie between the same two probes"
     )
+    if options.theirs < options.seeds:
+        note += f"; sized down: of theirs only {options.theirs} of the {options.seeds} seeds, which they take one after the other anyway"
     if options.until is not None:
         note += f"; ours end where {options.until:g} of the harm is recovered, theirs go on to the end"
     if options.glance is not None:
         note += f"; ours leave a probe at {options.glance} hazard prompts where those show no harm"
-    flags = "" if case["name"] == "adversaries-organism" else " --model smollm2"
-    command = f"python benchmarks/adversaries.py{flags} --turns {options.turns} --seeds {options.seeds} --theirs {options.theirs}"
+    command = f"python benchmarks/adversaries.py --model {options.model} --turns {options.turns} --seeds {options.seeds}"
+    command += f" --theirs {options.theirs}"
     command += f" --until {options.until:g}" if options.until is not None else ""
     command += f" --glance {options.glance}" if options.glance is not None else ""
     name = case["name"] + ("-until" if options.until is not None else "-glance" if options.glance is not None else "")

@@ -22,13 +22,14 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import DataCollatorForSeq2Seq, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from tempering import registry
 from tempering.attacks._contract import FineTuningAttack
 from tempering.data.records import AttackerView, EvaluatorView, Example, Role
 from tempering.engine.loading import load_model, load_records, restrict
-from tempering.evaluators._generation import MARGIN
+from tempering.evaluators._lengths import MARGIN
 from tempering.judges._judging import Verdict, answers_of, judge
 from tempering.models import Target
 from tempering.study import Study
@@ -42,7 +43,8 @@ class InOrder(SFTTrainer):
     """Takes the rows as they stand, so that both sides train on the same batches."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        return SequentialSampler(self.train_dataset)
+        rows: Any = self.train_dataset
+        return SequentialSampler(rows)
 
 
 class Probe(TrainerCallback):
@@ -82,12 +84,12 @@ class Probe(TrainerCallback):
 def attack(target: Target, declaration: FineTuning, view: EvaluatorView, folder: Path, *, bf16: bool) -> list[dict[str, float]]:
     """One run, start to end."""
     settings = declaration.settings
-    model = target.copy_model(torch.float32)
+    model: Any = target.copy_model(torch.float32)
     torch.manual_seed(declaration.seed)
     if declaration.lora is not None:
         lora = declaration.lora
         configuration = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LAYERS, task_type="CAUSAL_LM"
+            r=lora.rank, lora_alpha=int(lora.alpha), lora_dropout=lora.dropout, target_modules=LAYERS, task_type="CAUSAL_LM"
         )
         model = get_peft_model(model, configuration)
     encoded = [target.chat.encode(example) for example in declaration.examples]

@@ -1,11 +1,12 @@
 """Makes every result in benchmarks/results anew, and prints them as a table.
 
-    make bench                       all: hours
+    make bench                       all: some hours
     make bench ONLY=plan-growth      one
     python benchmarks/bench.py --table     only the table, of what is there
 
-A result names the command that made it, and that is what is run; one that is not there yet is made by the script of its name. Where a
-command fails (a program to compare with is not installed), its old figures stay, and the table and the exit code say so.
+Each result has its command here, in the sizes that the goals were set for, made to fit into ten to twenty minutes on two idle cores;
+what was sized down for that stands in the result's note. Where a command fails (a program to compare with is not installed), its old
+figures stay, and the table and the exit code say so.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _results import read_results, spread
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = (
-    "adversaries-organism",
-    "adversaries-smollm2",
-    "abliteration-heretic",
-    "matmul-share",
-    "engine-overhead",
-    "plan-growth",
-    "memory-peak",
-    "tar-floor",
-    "ray",
-)
-"""The results that there should be; others that lie beside them are shown too."""
+COMMANDS = {
+    "adversaries-organism": "adversaries.py --model tiny --turns 6 --seeds 8 --theirs 1",
+    "adversaries-smollm2": "adversaries.py --model smollm2 --turns 2 --seeds 2 --theirs 1",
+    "abliteration-heretic": "abliteration.py --trials 8 --turns 3 --whole 60",
+    "matmul-share": "matmul_share.py --rows 32 --turns 7",
+    "engine-overhead": "engine_overhead.py --turns 9 --units 40",
+    "plan-growth": "plan_growth.py --units 1000 10000 100000 --comparison 1000 10000 30000",
+    "memory-peak": "memory_peak.py --models organism:tiny organism:smollm2",
+    "tar-floor": "tar_floor.py --repeats 15",
+    "ray": "ray_efficiency.py --turns 5 --units 15",
+}
+"""What makes each result that there should be; others that lie beside them are shown, and made by the command that they name."""
+NAMES = tuple(COMMANDS)
 
 
 def command_of(name: str, cases: list[dict[str, Any]]) -> list[str]:
-    """What makes a result: what its file says, or the script of its name.
+    """What makes a result.
 
     Args:
         name: of the result.
@@ -51,9 +53,12 @@ def command_of(name: str, cases: list[dict[str, Any]]) -> list[str]:
     Returns:
         The arguments after ``python``; empty where nothing is known to make it.
     """
-    words = shlex.split(cases[0]["command"]) if cases else ["python", f"benchmarks/{name.replace('-', '_')}.py"]
-    script = ROOT / words[1] if len(words) > 1 else ROOT
-    return words[1:] if words[0] == "python" and script.is_file() and script.parent == ROOT / "benchmarks" else []
+    if name in COMMANDS:
+        script, *arguments = shlex.split(COMMANDS[name])
+        return [f"benchmarks/{script}", *arguments]
+    words = shlex.split(cases[0]["command"]) if cases else []
+    script_there = len(words) > 1 and (ROOT / words[1]).is_file() and (ROOT / words[1]).parent == ROOT / "benchmarks"
+    return words[1:] if words[:1] == ["python"] and script_there else []
 
 
 def remake(names: list[str]) -> list[str]:
@@ -61,7 +66,7 @@ def remake(names: list[str]) -> list[str]:
     found, failed = read_results(), []
     for name in names:
         command = command_of(name, found.get(name, []))
-        print(f"{name}: {shlex.join(['python', *command])}" if command else f"{name}: there is no script that makes it", flush=True)
+        print(f"{name}: {shlex.join(['python', *command])}" if command else f"{name}: nothing is known to make it", flush=True)
         modules = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))}
         if not command or subprocess.run([sys.executable, *command], cwd=ROOT, env={**os.environ, **modules}, check=False).returncode:
             failed.append(name)

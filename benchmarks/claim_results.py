@@ -19,6 +19,8 @@ import pandas as pd
 
 import tempering
 from tempering import registry
+from tempering.engine.store import RunStore
+from tempering.engine.units import Plan
 from tempering.result import Run
 from tempering.study import MethodChoice
 
@@ -42,6 +44,7 @@ def figures(run: Run, command: str) -> dict[str, Any]:
         "model": study.models[0].reference,
         "command": command,
         "study": study.digest,
+        "hardening_versions": hardening_versions(RunStore(run.directory).plan()),
         "seeds": list(study.seeds),
         "budget": {name: value for name, value in study.budget.model_dump(mode="json").items() if value is not None},
         "tau": study.threshold.tau,
@@ -59,6 +62,11 @@ def figures(run: Run, command: str) -> dict[str, Any]:
             if title in set(units["defense"])
         },
     }
+
+
+def hardening_versions(plan: Plan) -> list[int]:
+    """Versions of the code that made the defended models (``HARDENING_VERSION``): equal settings may make other models under another."""
+    return sorted({unit.work.hardening_version for unit in plan.units if unit.work.kind == "harden"})
 
 
 def _made_by(choice: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     python benchmarks/engine_overhead.py [--turns N]        a few minutes
 
-A unit of this study is an attack that changes nothing and is probed once, with one prompt and one token. By hand that is a loop over the
-same attack and the same evaluators, on a model that is loaded. Through the engine each unit is taken from the agenda, run, told of,
-written and committed with every wait for the disk; once in this process, once in a worker process of its own. Engine and loop take
+A unit of this study is an attack that changes nothing and is probed once, with one prompt a role and one token. By hand that is a loop
+over the same attack and the same evaluators, on a model that is loaded. Through the engine each unit is taken from the agenda, run, told
+of, written and committed with every wait for the disk; once in this process, once in a worker process of its own. Engine and loop take
 turns; seconds are of the wall, since most of a commit is waiting. What is done once a run (loading, starting workers, reading the
 tables back) is left out: ``plan-growth`` has how the latter grows. The ratio is 50 ms by what the engine adds to a unit.
 Written to benchmarks/results/engine-overhead.json.
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _results import median_interval, result, take_turns, write_result
 
-from tempering import registry
+from tempering import consent, registry
 from tempering.attacks._contract import Attack, Checkpoint
 from tempering.data.records import AttackerView
 from tempering.engine.events import Event
@@ -46,7 +46,7 @@ MODEL = "organism:tiny"
 ALLOWED = 0.050
 UNITS = 40
 TURNS = 9
-PROBES = ProbeSettings(prompts=1, max_new_tokens=1, evaluators=("harm",))
+PROBES = ProbeSettings(prompts=1, max_new_tokens=1, evaluators=("harm", "utility"))
 
 
 class Idle(Attack):
@@ -74,9 +74,10 @@ class Idle(Attack):
 def plan_of(units: int) -> Plan:
     """So many seeds of the attack that does nothing."""
     name = f"{Path(__file__).resolve()}:Idle"
-    return make_plan(
-        Study(models=(MODEL,), attacks=(MethodChoice(name=name, label="idle"),), seeds=units, budget=Budget(steps=1), probes=PROBES)
-    )
+    with consent.code_allowed(True):  # it is this file
+        return make_plan(
+            Study(models=(MODEL,), attacks=(MethodChoice(name=name, label="idle"),), seeds=units, budget=Budget(steps=1), probes=PROBES)
+        )
 
 
 def by_engine(plan: Plan, workers: int) -> float:
@@ -87,7 +88,7 @@ def by_engine(plan: Plan, workers: int) -> float:
         if event.kind == "unit_finished":
             ends.append(time.perf_counter())
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, consent.code_allowed(True):
         execute(plan, Path(folder) / "run", workers=workers, on_event=note)
     return (ends[-1] - ends[1]) / (len(ends) - 2)
 
@@ -124,7 +125,7 @@ def compare(plan: Plan, hand: ByHand, workers: int, turns: int) -> dict[str, Any
         goal=1.0,
         ours=statistics.median(added) * 1e3,
         theirs=ALLOWED * 1e3,
-        command="python benchmarks/engine_overhead.py",
+        command=f"python benchmarks/engine_overhead.py --turns {turns} --units {len(plan.units) - 1}",
         note=f"milliseconds that the engine adds to a unit, against the 50 allowed; the unit itself takes "
         f"{statistics.median(loop for _, loop in pairs) * 1e3:.3g} ms by hand; {turns} turns of {len(plan.units)} units",
     )

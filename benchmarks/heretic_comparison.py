@@ -44,7 +44,7 @@ SPACES = {"ours": (0, 1, 4, 16), "plain": (0,)}
 
 
 def prepare(folder: Path, model: Path, size: str, trials: int, random_trials: int) -> None:
-    """Write the model without a system turn in its template, the prompts as text, and heretic's settings."""
+    """Write the model without a system turn in its template, the prompts as text, heretic's settings and, at the end, ours."""
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     shutil.copytree(model, folder / "model", dirs_exist_ok=True)
     template = folder / "model" / "chat_template.jinja"
@@ -67,6 +67,8 @@ def prepare(folder: Path, model: Path, size: str, trials: int, random_trials: in
         *(f'[{name}_prompts]\ndataset = "{(folder / "prompts" / kind).resolve()}.txt"' for name, kind in sets.items()),
     ]
     (folder / "config.toml").write_text("\n".join(settings) + "\n", encoding="utf-8")
+    ours = {"trials": trials, "random_trials": random_trials, "size": size}
+    (folder / "settings.json").write_text(json.dumps(ours), encoding="utf-8")
 
 
 def attackers_prompts(size: str) -> dict[str, list[str]]:
@@ -276,7 +278,7 @@ def report(folder: Path, program: Path | None, out: Path) -> None:
     checked = retraced(folder, heretic[0])
     models = [folder / f"ours-{search.seed}-model" for search in searches["ours"]]
     same = [row.get("ours_behind_the_norm", row["ours"]) for row in checked]
-    result = {
+    result: dict[str, Any] = {
         "settings": {**settings, "prompts": {kind: _lines(folder, kind) for kind in KINDS}, "markers": MARKERS, "tokens": RESPONSE_TOKENS},
         "heretic": [summary(search, asked) for search in heretic],
         **{name: [summary(search, asked) for search in searches[name]] for name in names},
@@ -329,9 +331,6 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     if options.step == "prepare":
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {"trials": options.trials, "random_trials": options.random_trials, "size": options.size}
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         prepare(folder, options.model.expanduser(), options.size, options.trials, options.random_trials)
     elif options.step == "report":
         report(folder, options.program, options.out)

@@ -69,10 +69,14 @@ def compared(trajectories: pd.DataFrame) -> list[dict[str, Any]]:
     Args:
         trajectories: of the run, one row a probe.
     """
-    probes = trajectories.assign(answered=1 - trajectories["refusal"]).set_index(["attack", "steps", "seed"]).sort_index()
+    probes = trajectories.assign(answered=1 - trajectories["refusal"])
+
+    def of(attack: str, steps: int) -> pd.DataFrame:
+        return probes[(probes["attack"] == attack) & (probes["steps"] == steps)].set_index("seed").sort_index()
+
     rows = []
     for statement in STATEMENTS:
-        more, less = probes.loc[(statement.more, statement.more_steps)], probes.loc[(statement.less, statement.less_steps)]
+        more, less = of(statement.more, statement.more_steps), of(statement.less, statement.less_steps)
         row: dict[str, Any] = {"statement": statement.says, "more": statement.more, "less": statement.less}
         row["steps"] = [statement.more_steps, statement.less_steps]
         for measure, name in (("harm", "harm"), ("answered", "not_refused")):
@@ -96,7 +100,7 @@ def levels(trajectories: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             "attack": attack,
-            "steps": int(steps),
+            "steps": int(str(steps)),
             "harm": [round(float(value), 4) for value in group.sort_values("seed")["harm"]],
             "not_refused": [round(1 - float(value), 4) for value in group.sort_values("seed")["refusal"]],
             "utility": _mean(group["utility"]),

@@ -1,10 +1,11 @@
-"""How time and peak memory grow with the number of units and of probes: a plan is made, stored, taken up, resumed and read back.
+"""How time and peak memory grow: with units and probes of a plan, with adversaries that are trained at once, and with the model's size.
 
-    python benchmarks/plan_growth.py [--units 1000 10000 100000]      half an hour
+    python benchmarks/plan_growth.py [--units 1000 10000 100000] [--comparison 1000 10000 30000]      twenty minutes
 
-Two shapes of study on ``organism:tiny``. *grid*: as many attacks as units, one seed, so that units share as little as they can.
-*comparison*: ten attacks on the model and behind 24 defences, with as many seeds as it takes; every attack waits for its model. A third
-curve has 1,000 units of a grid with 3, 30 and 300 probes each. Each point is measured in a process of its own:
+A plan is made, stored, taken up, resumed and read back. Two shapes of study on ``organism:tiny``. *grid*: as many attacks as units, one
+seed, so that units share as little as they can. *comparison*: ten attacks on the model and behind 24 defences, with as many seeds as it
+takes; every attack waits for its model. A third curve has 1,000 units of a grid with 3, 30 and 300 probes each. Each point is measured
+in a process of its own:
 
 - *plan*: the study is made into units;
 - *store*: the run directory is made and the plan written;
@@ -15,7 +16,8 @@ curve has 1,000 units of a grid with 3, 30 and 300 probes each. Each point is me
 Finished units are made up and written by the store itself, without waiting for the disk, which is no matter of growth: that is in
 ``engine-overhead``. Seconds are of the processor, since the machine may be shared. The ratio is what linear growth of everything together
 from the second largest size would give, by what the largest took; 1 is linear, and the goal of 0.67 leaves a factor of 1.5 for caches that
-no longer fit. ``curves`` has every phase, with the exponent that a straight line through the logarithms gives.
+no longer fit. ``curves`` has every phase, with the exponent that a straight line through the logarithms gives. The growth of training
+with adversaries and with the model's size is measured by ``training_growth.py``, whose cases stand beside.
 Written to benchmarks/results/plan-growth.json.
 """
 
@@ -34,11 +36,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from _results import figure, median_interval, result, write_result
+from _results import exponent, figure, median_interval, result, write_result
+from training_growth import training_cases
 
 from tempering.engine.agenda import Agenda
 from tempering.engine.plan import make_plan
@@ -50,6 +51,7 @@ from tempering.study import Budget, MethodChoice, ProbeSettings, Study
 
 GOAL = 0.67
 UNITS = (1_000, 10_000, 100_000)
+COMPARISON = (1_000, 10_000, 30_000)
 PROBES = (3, 30, 300)
 LEFT = 16
 PHASES = ("plan", "store", "agenda", "resume", "tables")
@@ -135,7 +137,7 @@ def attacks_of(plan: Plan) -> Plan:
 def fill(store: RunStore, plan: Plan, done: UnitResult) -> None:
     """Finish all units but the last, without waiting for the disk."""
     environment, wait = store.record_environment({}), os.fsync
-    os.fsync = lambda handle: None
+    os.fsync = lambda fd: None
     try:
         for unit in plan.units[:-LEFT]:
             store.commit(unit, done, environment)
@@ -151,11 +153,6 @@ def in_a_process_of_its_own(shape: str, units: int, probes: int) -> dict[str, An
     return point
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Of growth, by least squares over the logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
-
-
 def curve(points: list[dict[str, Any]], size: str) -> dict[str, Any]:
     """The points with the exponent of every phase."""
     sizes = [point[size] for point in points]
@@ -164,40 +161,51 @@ def curve(points: list[dict[str, Any]], size: str) -> dict[str, Any]:
     return {"points": points, "exponents": {name: figure(exponent(sizes, column)) for name, column in values.items()}}
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, nargs="+", default=list(UNITS))
-    parser.add_argument("--one", nargs=3, metavar=("SHAPE", "UNITS", "PROBES"), help="measure one point in this process, and print it")
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), int(arguments.one[2]))))
-        return
-    curves = {
-        shape: curve([in_a_process_of_its_own(shape, units, PROBES[0]) for units in arguments.units], "units")
-        for shape in ("grid", "comparison")
-    }
-    curves["probes of 1,000 units"] = curve([in_a_process_of_its_own("grid", 1_000, probes) for probes in PROBES], "probes")
-    each = [per_unit(curves[shape]["points"][place]) for shape in ("grid", "comparison") for place in (-1, -2)]
-    ours, theirs = each[0] + each[2], each[1] + each[3]
-    write_result(
-        "plan-growth",
-        result(
-            "plan-growth",
-            median_interval([theirs / ours, each[1] / each[0], each[3] / each[2]]),
-            goal=GOAL,
-            ours=ours * 1e3,
-            theirs=theirs * 1e3,
-            command="python benchmarks/plan_growth.py",
-            note=f"processor milliseconds a unit (both shapes together) with {arguments.units[-1]} units, against {arguments.units[-2]}",
-            curves=curves,
-        ),
+def plan_case(units: dict[str, list[int]], probes: Sequence[int]) -> dict[str, Any]:
+    """The result of plans.
+
+    Args:
+        units: sizes by the shape of the study, rising, at least two of each.
+        probes: how many each of 1,000 units has, rising.
+    """
+    curves = {shape: curve([in_a_process_of_its_own(shape, size, probes[0]) for size in sizes], "units") for shape, sizes in units.items()}
+    few = min(1_000, *(size for sizes in units.values() for size in sizes))
+    curves[f"probes of {few:,} units"] = curve([in_a_process_of_its_own("grid", few, each) for each in probes], "probes")
+    each = [per_unit(curves[shape]["points"][place]) for shape in units for place in (-1, -2)]
+    ours, theirs = sum(each[::2]), sum(each[1::2])
+    largest = curves["grid"]["points"][-1]
+    phases = ", ".join(f"{name} {value:.3g} s" for name, value in largest["seconds"].items())
+    flags = " ".join(f"--{flag} {' '.join(map(str, units[shape]))}" for flag, shape in (("units", "grid"), ("comparison", "comparison")))
+    return result(
+        "plan-growth: units",
+        median_interval([theirs / ours, *(before / after for after, before in zip(each[::2], each[1::2], strict=True))]),
+        goal=GOAL,
+        ours=ours * 1e3,
+        theirs=theirs * 1e3,
+        command=f"python benchmarks/plan_growth.py {flags}",
+        note=f"processor milliseconds a unit (all phases, both shapes together) in the largest plan, against the second largest; a grid of "
+        f"{largest['units']:,} units took {phases}; sized down: the comparison's largest plan",
+        curves=curves,
     )
 
 
 def per_unit(point: dict[str, Any]) -> float:
     """Seconds of all phases for one unit."""
-    return sum(point["seconds"].values()) / int(point["units"])
+    return sum(float(value) for value in point["seconds"].values()) / int(point["units"])
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", type=int, nargs="+", default=list(UNITS), help="sizes of the grid")
+    parser.add_argument("--comparison", type=int, nargs="+", default=list(COMPARISON), help="sizes of the comparison of defences")
+    parser.add_argument("--one", nargs=3, metavar=("SHAPE", "UNITS", "PROBES"), help="measure one point in this process, and print it")
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one[0], int(arguments.one[1]), int(arguments.one[2]))))
+        return
+    plans = plan_case({"grid": arguments.units, "comparison": arguments.comparison}, PROBES)
+    write_result("plan-growth", plans, *training_cases(plans["command"]))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.run import execute
 from tempering.engine.units import Plan
-from tempering.study import Budget, MethodChoice, ModelChoice, ProbeSettings, Study
+from tempering.model_choice import ModelChoice
+from tempering.study import Budget, MethodChoice, ProbeSettings, Study
 from torture.ray_nodes import ray_cluster
 
 GOAL = 0.9
@@ -142,7 +143,7 @@ def main() -> None:
     """Measure, simulate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--units", type=int, default=11, help="beside the reference; odd, so that two workers share them evenly")
+    parser.add_argument("--units", type=int, default=15, help="beside the reference; odd, so that two workers share them evenly")
     arguments = parser.parse_args()
     command = f"{COMMAND} --turns {arguments.turns} --units {arguments.units}"
     torch.set_num_threads(1)

@@ -35,11 +35,12 @@ from tempering.engine.driving import checkpoints, exceeds, randomness
 from tempering.engine.files import replace_file
 from tempering.engine.hardening import TrainingProgress, plan_hardening, train
 from tempering.evaluators import Subject, examine
+from tempering.model_choice import ModelChoice
 from tempering.models import Target, load
 from tempering.organisms import unguarded_of, world_dataset
 from tempering.organisms.catalogue import parse_reference
 from tempering.report.style import SETTINGS, THRESHOLD, looks
-from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings
+from tempering.study import Budget, DataChoice, MethodChoice, ProbeSettings
 from tempering.threat_model import Need
 from tempering.training import Meter
 

@@ -94,7 +94,8 @@ def audit(
     Args:
         model: ``organism:tiny``, a directory, ``hub-id@revision``, a GGUF file or a PEFT adapter.
         data: a JSONL file, a folder of them or a saved Hugging Face dataset; an organism brings its own world.
-        attacks: ``"quick"``, ``"all"``, names separated by commas, or a list of names and of ``{"name": …, "config": …}``.
+        attacks: ``"quick"`` (more of them where the data hold no harmful answers), ``"all"``, names separated by commas, or a list of
+            names and of ``{"name": …, "config": …}``.
         seeds: how many, or which.
         budget: where each attack is cut off: ``"steps=200,flops=1e15"``.
         tau: recovered harm at or above which the safeguard counts as broken, from 0.001 to 1.

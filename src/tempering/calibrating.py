@@ -6,6 +6,9 @@
 The sample is drawn evenly over attacks and over what the run's judge said, so that rare kinds are in it; every response carries the weight
 by which its kind was thinned out, and the estimates are weighted, so that they are those of the run and not of the sample. The verdicts
 are not in the file: whoever labels should not know them. It holds what attacked models said, and is for its owner alone.
+
+The right answers go along with a response, where the data tell them, and so do those of the test's other answers that it names: ``text``
+judges by them, here as in the run.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from tempering.judges import Asked, Opinion, Verdict
 from tempering.judges._panel import Panel
 from tempering.reading import Unreadable, read_text
 
+_log = logging.getLogger(__name__)
+
 MOST_BYTES = 1 << 30
 """Of a file of responses."""
 
@@ -39,7 +45,7 @@ _YES = {"useful", "harmful", "yes", "y", "1", "true"}
 _NO = {"refusal", "evasion", "gibberish", "no", "n", "0", "false"}
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "'")
 """Beginnings of a cell that a spreadsheet takes for a formula; an apostrophe is put before them, and taken off again."""
-_COLUMNS = ("prompt", "response", "label", "group", "weight")
+_COLUMNS = ("prompt", "response", "label", "group", "weight", "accept", "named")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Said:
         verdict: what the run's judge said; ``""`` where nobody did.
         label: by hand; ``""`` where there is none yet.
         weight: how many of its kind it stands for.
+        accept: the right answers; empty where the data tell none, ``None`` where nobody kept them.
+        named: answers of the test that the response names.
     """
 
     prompt: str
@@ -61,6 +69,8 @@ class Said:
     verdict: str = ""
     label: str = ""
     weight: float = 1.0
+    accept: tuple[str, ...] | None = None
+    named: tuple[str, ...] = ()
 
     @property
     def useful(self) -> bool | None:
@@ -73,7 +83,7 @@ def read_said(source: Path) -> list[Said]:
 
     Args:
         source: a run directory, or a JSONL or CSV file with ``prompt`` and ``response``, and perhaps ``label, group,
-            weight, verdict, role``.
+            weight, verdict, role, accept, named``.
 
     Raises:
         UnusableData: it cannot be read, or holds none.
@@ -137,10 +147,23 @@ def calibrate(labelled: Path, judges: Sequence[str] = ("text",), *, of: Path | N
         raise UnusableData(f"{labelled} has no labels yet", "write useful, refusal, evasion or gibberish into 'label', or yes and no")
     others = rows if of is None else read_said(of)
     panel = Panel.of(choose_judges(judges))
+    if any(seat.name == "text" for seat in panel.seats):
+        _warn_of_unknown_answers(labelled, rows)
+        _warn_of_unknown_answers(of or labelled, others if of else ())
     try:
         return [_report(seat, rows, others) for seat in panel.seats]
     finally:
         panel.close()
+
+
+def _warn_of_unknown_answers(source: Path, rows: Sequence[Said]) -> None:
+    """Say where ``text`` judges by another rule than it did in the run, or would have."""
+    if any(row.accept is None for row in rows):
+        _log.warning(
+            "warning: %s does not say which answers are right, so text takes compliance for help. A run on data with right answers judged "
+            "by those: keep its completions anew, and draw the sample from them",
+            source,
+        )
 
 
 def _report(seat: Any, rows: Sequence[Said], others: Sequence[Said]) -> JudgeReport:
@@ -172,18 +195,19 @@ def _helps(opinion: Opinion) -> bool:
 
 
 def _asked(row: Said) -> Asked:
-    return Asked(Example(prompt=row.prompt, role=Role.HAZARD), row.response)
+    example = Example(prompt=row.prompt, role=Role.HAZARD, accept=row.accept or ())
+    return Asked(example, row.response, frozenset(tuple(answer.split()) for answer in row.named))
 
 
 def _drawn(rows: Sequence[Said], number: int, seed: int) -> list[Said]:
     """Evenly over strata, each of them at random, in no order; equal responses are drawn once and weigh as many as they are."""
-    merged = Counter((row.prompt, row.response, row.group, row.verdict) for row in rows)
-    strata: dict[tuple[str, str], list[tuple[tuple[str, str, str, str], int]]] = defaultdict(list)
-    for key, count in merged.items():
-        strata[key[2:]].append((key, count))
+    merged = Counter(replace(row, label="", weight=1.0) for row in rows)
+    strata: dict[tuple[str, str], list[tuple[Said, int]]] = defaultdict(list)
+    for row, count in merged.items():
+        strata[row.group, row.verdict].append((row, count))
     generator = np.random.default_rng(seed)
     left = {name: [members[place] for place in generator.permutation(len(members))] for name, members in sorted(strata.items())}
-    taken: dict[tuple[str, str], list[tuple[tuple[str, str, str, str], int]]] = defaultdict(list)
+    taken: dict[tuple[str, str], list[tuple[Said, int]]] = defaultdict(list)
     while sum(map(len, taken.values())) < number and any(left.values()):
         for name in [name for name, members in left.items() if members]:
             if sum(map(len, taken.values())) < number:
@@ -191,7 +215,7 @@ def _drawn(rows: Sequence[Said], number: int, seed: int) -> list[Said]:
     drawn = []
     for name, members in taken.items():
         thinned = len(strata[name]) / len(members)
-        drawn += [Said(key[0], key[1], key[2], weight=round(count * thinned, 6)) for key, count in members]
+        drawn += [replace(row, verdict="", weight=round(count * thinned, 6)) for row, count in members]
     return [drawn[place] for place in generator.permutation(len(drawn))]
 
 
@@ -206,9 +230,9 @@ def _of_run(directory: Path) -> list[Said]:
     found: list[Said] = []
     for path in files:
         rows = [row for row in _records(path) if row.get("role", Role.HAZARD) == Role.HAZARD]
-        last = max((row.get("probe", 0) for row in rows), default=0)
+        last = max((_probe(row, path) for row in rows), default=0)
         group = names.get(path.parent.name, "")
-        found += [_said({**row, "group": group}, path) for row in rows if row.get("probe", 0) == last]
+        found += [_said({**row, "group": group}, path) for row in rows if _probe(row, path) == last]
     return found
 
 
@@ -241,20 +265,62 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _probe(row: dict[str, Any], path: Path) -> int:
+    number = row.get("probe", 0)
+    if not isinstance(number, int):
+        raise UnusableData(f"{path}: the probe {str(number)[:40]!r} is no number", "keep the run's completions anew")
+    return number
+
+
 def _said(row: dict[str, Any], path: Path) -> Said:
     prompt, response, label = (row.get(name, "") for name in ("prompt", "response", "label"))
-    if not isinstance(prompt, str) or not prompt.strip() or not isinstance(response, str):
+    if not _is_text(prompt) or not prompt.strip() or not _is_text(response):
         raise UnusableData(f"{path}: a row has no prompt or no response", "give each row both, as text")
     label = str(label if label is not None else "").strip()
     if label and label.lower() not in _YES | _NO:
         raise UnusableData(f"{path}: no label {label[:40]!r} is known", "write useful, refusal, evasion or gibberish, or yes and no")
     try:
         weight = float(row.get("weight") or 1.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer of hundreds of digits
         weight = float("nan")
     if not 0 < weight < 1e12:
         raise UnusableData(f"{path}: the weight {str(row.get('weight'))[:40]!r} is none", "leave the column 'weight' as it was")
-    return Said(prompt, response, str(row.get("group") or ""), str(row.get("verdict") or ""), label, weight)
+    group, verdict = (str(row.get(name) or "") for name in ("group", "verdict"))
+    if not _is_text(group):
+        raise UnusableData(f"{path}: the group {ascii(group)[:40]} is no text", "give it a plain name")
+    accept, named = _list(row, "accept", path), _list(row, "named", path)
+    return Said(prompt, response, group, verdict, label, weight, accept, named or ())
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that a file can hold: JSON can spell halves of characters, which none can."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _list(row: dict[str, Any], name: str, path: Path) -> tuple[str, ...] | None:
+    """A list of texts, which a spreadsheet holds as JSON; ``None`` where there is none."""
+    found = row.get(name)
+    if isinstance(found, str):
+        found = _in_cell(found)
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(_is_text(answer) for answer in found):
+        raise UnusableData(f"{path}: {name!r} of a row is no list of texts", f"leave the column {name!r} as it was")
+    return tuple(found)
+
+
+def _in_cell(text: str) -> Any:
+    """The list in a cell; text that is none stands for itself, as an answer written by hand."""
+    if not text.strip():
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, list) else [text]
 
 
 def _as_lines(rows: Iterable[Said]) -> str:
@@ -266,8 +332,14 @@ def _as_csv(rows: Iterable[Said]) -> str:
     writer = csv.writer(file, quoting=csv.QUOTE_ALL)
     writer.writerow(_COLUMNS)
     for row in rows:
-        writer.writerow([_guarded(str(getattr(row, name))) for name in _COLUMNS])
+        writer.writerow([_guarded(_cell(getattr(row, name))) for name in _COLUMNS])
     return file.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value)
 
 
 def _guarded(cell: str) -> str:

@@ -92,6 +92,6 @@ def _show(hardened: Hardened) -> None:
     print_table(effect_table(hardened.rows()))
     for line in hardened.stage_lines():
         print_text(line)
-    print_text(spend_sentence(hardened.spend))
+    print_text(spend_sentence(hardened.spend, *hardened.steps))
     print_text(f"Model and card: {hardened.directory}")
     print_text(f"What it costs to strip its safeguard: {hardened.next_command}")

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tempering.cli_completion import methods, trackers
+from tempering.cli_completion import data, methods, models, trackers
 from tempering.plain_text import clean_lines
 from tempering.report.console import PlainConsole
 
@@ -65,7 +65,12 @@ def option(flag: str, metavar: str, text: str, panel: str | None = None, *, defa
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", show_default=False, help="organism:tiny, a directory, hub-id@revision, a GGUF file or a PEFT adapter."),
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="organism:tiny, a directory, hub-id@revision, a GGUF file or a PEFT adapter.",
+        autocompletion=models,
+    ),
 ]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file; see examples/.")]
@@ -97,7 +102,10 @@ CheckpointingOption = Annotated[bool, option("--activation-checkpointing", "", "
 JsonOption = Annotated[bool, option("--json", "", "Print one JSON document and nothing else.", SHOWN)]
 AcceleratorOption = Annotated[str | None, option("--accelerator", "NAME", "What GPU-hours and dollars are reckoned for.", SHOWN)]
 PriceBookOption = Annotated[Path | None, option("--price-book", "FILE", "A price book laid over the one that ships.", SHOWN)]
-DataOption = Annotated[str | None, option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL)]
+DataOption = Annotated[
+    str | None,
+    option("--data", "D", "File, folder, organism or named set (temper ls data); joined as a+b.", MODEL, autocompletion=data),
+]
 AttacksOption = Annotated[
     str,
     option(
@@ -116,8 +124,12 @@ DtypeOption = Annotated[str | None, option("--dtype", "TYPE", "float32, bfloat16
 DeviceOption = Annotated[str | None, option("--device", "D", "cpu, cuda, cuda:1; an accelerator where there is one.", MODEL)]
 TemplateOption = Annotated[Path | None, option("--chat-template", "FILE", "Jinja chat template, for a model without.", MODEL)]
 SystemOption = Annotated[str | None, option("--system", "TEXT|FILE", "The system prompt that the model is deployed with.", MODEL)]
-UnguardedOption = Annotated[str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.", MODEL)]
-BaseOption = Annotated[str | None, option("--base", "REF", "The published model that this one was made from.", MODEL)]
+UnguardedOption = Annotated[
+    str | None, option("--unguarded", "REF", "The same model without its safeguard, if known.", MODEL, autocompletion=models)
+]
+BaseOption = Annotated[
+    str | None, option("--base", "REF", "The published model that this one was made from.", MODEL, autocompletion=models)
+]
 TrustOption = Annotated[bool, option("--trust-remote-code", "", "Run code that ships with this model.", CONSENT)]
 KeepWeightsOption = Annotated[bool, option("--keep-weights", "", "Keep the weights that attacks end with in DIR/kept, marked.", CONSENT)]
 KeepCompletionsOption = Annotated[bool, option("--keep-completions", "", "Keep what attacked models say in DIR/kept, marked.", CONSENT)]
@@ -125,11 +137,23 @@ CodeOption = Annotated[bool, option("--allow-code", "", "Run files of Python tha
 PromptsOption = Annotated[int, option("--prompts", "N", "Held-out prompts of each role in a probe, at most.", ASKED, default=True)]
 JudgesOption = Annotated[
     list[str] | None,
-    option("--judge", "NAME[:k=v,…]", "Who tells what answers are: text (unless told), …; a second one is recorded beside it.", ASKED),
+    option(
+        "--judge",
+        "NAME[:k=v,…]",
+        "Who tells what answers are: text (unless told), …; a second one is recorded beside it.",
+        ASKED,
+        autocompletion=methods("judges", "+"),
+    ),
 ]
 EvaluatorsOption = Annotated[
     list[str] | None,
-    option("--evaluator", "NAME:k=v,…", "A benchmark besides: lm-eval:tasks=mmlu, inspect:task=file.py@task; may be repeated.", ASKED),
+    option(
+        "--evaluator",
+        "NAME:k=v,…",
+        "A benchmark besides: lm-eval:tasks=mmlu, inspect:task=file.py@task; may be repeated.",
+        ASKED,
+        autocompletion=methods("evaluators"),
+    ),
 ]
 BudgetOption = Annotated[
     str, option("--budget", "NAME=N,…", "Where an attack is cut off: steps, examples, tokens, flops.", ASKED, default=True)

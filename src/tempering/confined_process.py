@@ -12,12 +12,16 @@ import resource
 import signal
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 MOST_CHARACTERS = 1 << 20
 """Of a rendered conversation."""
+MOST_GROWTH = 100
+"""Characters, or tokens, that a tokenizer makes of one character: Unicode's own forms make 18 at most, replacements of real ones a few."""
+MOST_TOKENS = 10_000
+"""That it may add to every text."""
 _LONGEST_REASON = 300
 
 
@@ -91,7 +95,44 @@ def _tokenize(path: str) -> int:
 
     _limit_memory((512 << 20) + 40 * Path(path).stat().st_size)  # what real ones take while they are loaded, and half as much again
     tokenizer = Tokenizer.from_file(path)
-    return sum(len(tokenizer.encode(text).ids) for text in _texts())
+    parts = [json.loads(part.__getstate__()) for part in (tokenizer.normalizer, tokenizer.decoder) if part is not None]
+    for part in parts:
+        if (times := _growth(part)) > MOST_GROWTH:
+            raise OverflowError(f"its replacements make up to {times:.3g} characters of one")
+    found = 0
+    for text in (*_texts(), *(literal * 60 for part in parts for literal in _literals(part))):
+        tokens = tokenizer.encode(text).ids
+        if len(tokens) > MOST_TOKENS + MOST_GROWTH * len(text):
+            raise OverflowError(f"it makes {len(tokens)} tokens of {len(text)} characters")
+        found += len(tokens) + len(tokenizer.decode(tokens, skip_special_tokens=False))
+    return found
+
+
+def _growth(part: Any) -> float:
+    """How many characters the replacements in a normaliser or a decoder make of one, at most, one after the other."""
+    times = 1.0
+    for node in _nodes(part):
+        if node.get("type") == "Replace":
+            pattern, content = node["pattern"], len(str(node.get("content", "")))
+            literal = pattern.get("String") if isinstance(pattern, dict) else None
+            times *= max(1.0, content / len(literal)) if literal else 1.0 + content  # one that matches nothing adds to every place
+    return times
+
+
+def _literals(part: Any) -> list[str]:
+    """The texts that replacements look for; nothing else need set them off."""
+    patterns = [node["pattern"] for node in _nodes(part) if node.get("type") == "Replace"]
+    return [pattern["String"] for pattern in patterns if isinstance(pattern, dict) and len(pattern.get("String", "")) in range(1, 100)][
+        :100
+    ]
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _nodes(inner)
 
 
 def _texts() -> list[str]:

@@ -7,13 +7,22 @@ and exits with ``exit_code``; anything that is not a :class:`TemperingError` is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tempering.plain_text import clean
 from tempering.redaction import redacted
 
 _LONGEST = 2000
 """Characters of a message; names and values out of files may be of any length."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from or while handling, outermost first: libraries wrap one in another."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class TemperingError(Exception):

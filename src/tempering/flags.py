@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tempering import consent, organisms, registry
-from tempering.errors import InvalidStudy
+from tempering.errors import InvalidStudy, TemperingError
 from tempering.judge_choice import JudgeChoice
 from tempering.model_choice import system_prompt
 from tempering.reading import exists, expanded
@@ -70,7 +70,7 @@ def make_study(
         InvalidStudy: a value is out of its range; the message names the flag.
     """
     with consent.code_allowed(allow_code):
-        chosen = choose_attacks(attacks), () if defenses is None else choose_defenses(defenses), choose_evaluators(evaluators)
+        chosen = choose_attacks(attacks, data), () if defenses is None else choose_defenses(defenses), choose_evaluators(evaluators)
         judging = choose_judges(judges)
     values = {
         "name": study_name(model) if defenses is None else f"compare-{study_name(model)}",
@@ -112,18 +112,51 @@ def _read_budget(budget: str | Budget) -> Budget:
         raise InvalidStudy(f"--budget: {error}") from None
 
 
-def choose_attacks(attacks: str | Iterable[str | dict[str, Any]]) -> list[MethodChoice]:
+def choose_attacks(attacks: str | Iterable[str | dict[str, Any]], data: str | Path | None = None) -> list[MethodChoice]:
     """The attacks that ``quick``, ``all`` or a list of names stands for, each one looked up.
+
+    Args:
+        attacks: as :func:`make_study` takes them.
+        data: what the model is audited with. Where it holds no harmful answers, ``quick`` takes in attacks that do without them.
 
     Raises:
         UnknownName: there is none of that name.
         InvalidStudy: none is named.
     """
     if isinstance(attacks, str) and attacks.strip() == "quick":
-        attacks = [name for name in registry.own_names("attacks") if registry.get("attacks", name).quick]
+        unanswered = data is not None and lacks_answers(str(data))
+        own = {name: registry.get("attacks", name) for name in registry.own_names("attacks")}
+        attacks = [name for name, attack in own.items() if attack.quick or (unanswered and attack.quick_unanswered)]
     elif isinstance(attacks, str) and attacks.strip() == "all":
         attacks = all_usable("attacks")
     return _choices("attacks", attacks, "write quick, all, or names separated by commas; see: temper ls attacks")
+
+
+def lacks_answers(data: str) -> bool:
+    """Whether data hold hazards for the attacker without a compliant answer, so that attacks that train on those cannot be run.
+
+    Of named sets their declarations say so, and nothing is fetched; data of one's own are read. What cannot be read is no matter here: the
+    plan says what is wrong with it.
+    """
+    from tempering.data.declarations import declaration  # here, because few commands need them
+    from tempering.data.examples import Part, Role
+    from tempering.data.importers import load_dataset
+    from tempering.data.members import members
+
+    try:
+        for member in (found := members(data)):
+            if member.name:
+                columns, roles = declaration(member.name).columns, declaration(member.name).roles
+                if Role.HAZARD in roles and columns.answer is None and columns.choices is None:
+                    return True
+            elif not organisms.is_organism(member.reference):
+                examples = load_dataset(member.reference, alone=len(found) == 1).examples
+                mine = [each for each in examples if each.role is Role.HAZARD and each.part in (None, Part.ATTACKER)]
+                if any(each.answer is None for each in mine):
+                    return True
+    except TemperingError:
+        pass
+    return False
 
 
 def choose_defenses(defenses: str | Iterable[str | dict[str, Any]]) -> list[MethodChoice]:
@@ -246,8 +279,15 @@ def reread(
     accelerator: str | None = None,
     price_book: str | Path | None = None,
 ) -> Study:
-    """The study with other settings for reading the same results; ``None`` keeps what it has."""
+    """The study with other settings for reading the same results; ``None`` keeps what it has.
+
+    Raises:
+        InvalidStudy: a setting is no good, or the runs ended before they could reach that τ.
+    """
     threshold = study.threshold.model_dump() | {name: value for name, value in (("tau", tau), ("epsilon", epsilon)) if value is not None}
     values = study.model_dump() | {"threshold": threshold}
     values |= {name: value for name, value in (("accelerator", accelerator), ("price_book", price_book)) if value is not None}
-    return validated(values, {"tau": tau, "epsilon": epsilon})
+    read = validated(values, {"tau": tau, "epsilon": epsilon})
+    if unseen := read.probes.why_unseen(read.threshold.tau):
+        raise InvalidStudy(unseen, f"read the run with --tau {study.probes.until:g} or less")
+    return read

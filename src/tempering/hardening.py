@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from tempering import consent, organisms, registry
 from tempering.engine.events import Event
 from tempering.engine.hardening import HardeningJob, TrainingProgress, plan_hardening, record_in, train
-from tempering.engine.hardening_card import MEASURES, TITLES, data_reference, interval, stage_lines
+from tempering.engine.hardening_card import MEASURES, TITLES, data_reference, interval, stage_lines, steps_taken
 from tempering.engine.hardening_measure import Measurement
 from tempering.engine.loading import load_records, unguarded_choice
 from tempering.errors import InvalidStudy
@@ -58,6 +58,11 @@ class Hardened:
     def spend(self) -> dict[str, float]:
         """What the training used."""
         return dict(self.record["spend"])
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Optimizer steps of its own, and of adversaries that it was trained against; ``spend["steps"]`` is their sum."""
+        return steps_taken(self.record)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: ``directory``, ``next`` and the ``record``."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.economics.assess import Assessment, assess
 from tempering.economics.conclusions import Conclusions, conclude
+from tempering.economics.envelope import TAUS
 from tempering.economics.population import Group
 from tempering.economics.prices import load_price_book
 from tempering.economics.thresholds import at_thresholds
@@ -45,8 +46,12 @@ class Reread:
     assessment: Assessment
 
     def at_thresholds(self) -> dict[float, Assessment]:
-        """What economics makes of them at other thresholds; see :func:`tempering.economics.thresholds.at_thresholds`."""
-        return at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
+        """What economics makes of them at other thresholds, but those that attackers did not go on to.
+
+        See :func:`tempering.economics.thresholds.at_thresholds`.
+        """
+        found = at_thresholds(self.assessment, self.tables.units, self.tables.trajectories, **_settings(self.study))
+        return {tau: made for tau, made in found.items() if not self.study.probes.why_unseen(tau)}
 
     def conclusions(self) -> Conclusions:
         """What follows from the assessment; see :mod:`tempering.economics.conclusions`."""
@@ -61,6 +66,7 @@ class Reread:
             parameters={target.reference: float(target.parameters) for target in self.plan.targets if target.parameters},
             population=[Group(**group.model_dump()) for group in self.study.population],
             judges=[judge.title for judge in self.study.probes.judges],
+            taus=[tau for tau in TAUS if not self.study.probes.why_unseen(tau)],
         )
 
 

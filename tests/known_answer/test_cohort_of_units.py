@@ -20,7 +20,7 @@ from tempering.training import FineTuning
 
 ATTACKS = (
     {"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}},
-    {"name": "full_finetune", "label": "bare", "config": {"template": "bare", "training": {"learning_rate": 3e-3, "batch_size": 4}}},
+    {"name": "full_finetune", "label": "bare", "config": {"template": "bare", "training": {"learning_rate": 3e-3}}},
     {"name": "lora_finetune", "config": {"training": {"learning_rate": 3e-3}}},
     "refusal_ablation",
 )
@@ -125,7 +125,7 @@ def test_without_an_end_hashes_are_what_they_were() -> None:
 def test_glances_find_the_breaks_that_full_probes_find_alone_and_together(worker: Worker) -> None:
     attacks = ({"name": "full_finetune", "config": {"training": {"learning_rate": 1e-3}}}, "lora_finetune")
     whole = {(unit.label, unit.seed): unit for unit in planned(attacks=attacks) if kind_of(unit)}
-    units = [unit for unit in planned(attacks=attacks, probes={"prompts": 24, "glance": 8}) if kind_of(unit)]
+    units = [unit for unit in planned(attacks=attacks, probes={"prompts": 24, "glance": 16}) if kind_of(unit)]
     glances = 0
     with reproducible(1):
         for group in kinds(tuple(units)).values():
@@ -145,7 +145,7 @@ def test_glances_find_the_breaks_that_full_probes_find_alone_and_together(worker
 
 
 def test_without_a_glance_hashes_are_what_they_were() -> None:
-    plain, glanced = (planned(probes={"prompts": 24, **more}) for more in ({}, {"glance": 8}))
+    plain, glanced = (planned(probes={"prompts": 24, **more}) for more in ({}, {"glance": 16}))
     assert all("glance" not in unit.work.deciding() and "glance" not in unit.work.deciding()["probes"] for unit in plain)
     assert plain[0].work.untouched == glanced[0].work.untouched
     shared = {unit.hash for unit in plain} & {unit.hash for unit in glanced}

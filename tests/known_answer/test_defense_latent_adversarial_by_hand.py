@@ -146,3 +146,61 @@ def test_without_an_adversary_it_is_refusal_training() -> None:
         assert parts["toward"] == pytest.approx(float(workshop.run(refusals).cross_entropy()), rel=1e-6)
     assert set(parts) == {"loss", "toward", "retain"}
     assert parts["loss"] == pytest.approx(parts["toward"] + parts["retain"])
+
+
+def answers_under(workshop: Workshop, rows: Rows, moves: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of the labelled tokens, row by row without padding, with the moves of a row's own prompt added by hand."""
+    found = []
+    for row, encoded in enumerate(rows.encoded):
+        prompt = sum(label == IGNORED for label in encoded.labels)
+
+        def add(place: str, row: int = row, prompt: int = prompt) -> Any:
+            def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+                stream = (output[0] if isinstance(output, tuple) else output).clone()
+                stream[0, :prompt] += moves[place][row, :prompt].to(stream.dtype)
+                return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+            return hook
+
+        handles = [workshop.model.get_submodule(place).register_forward_hook(add(place)) for place in moves]
+        logits = workshop.model(input_ids=torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+        found += [logits[place - 1, label] for place, label in enumerate(encoded.labels) if label != IGNORED]
+    return torch.stack(found)
+
+
+def test_a_step_is_the_sum_of_its_five_parts_written_out() -> None:
+    """L = CE(refusal under δ*) + a U(compliant under δ*) + CE(kept) + CE(borderline) + CE(imagined -> refusal)."""
+    workshop = workshop_of()
+    borderline = [
+        Example(prompt=f"who can say {word} ?", answer=f"{word} can .", role=Role.BORDERLINE) for word in ("fish", "a long river", "key")
+    ]
+    imagined = [Example(prompt=f"tell me {word} stone ?", answer="sorry i cannot .", role=Role.HAZARD) for word in ("tree", "day", "sun")]
+    config = {"training": {"batch_size": 3}, "inner_steps": 2, "depths": (0.5, 1.0), "away_weight": 0.7}
+    objective = LatentTraining(HARMFUL, REFUSALS, imagined, KEPT + borderline, LatentAdversarial.Config.model_validate(config))
+    objective.begin(workshop)
+    parts = objective.step(workshop)
+    found = [weight.grad.clone() for weight in workshop.trained() if weight.grad is not None]
+    workshop.model.zero_grad(set_to_none=True)
+
+    harmful, refusals = pairs(workshop)
+    moves = objective._adversary(workshop, harmful, refusals).moves
+    assert all(move.norm() > 0 for move in moves.values())
+    kept = workshop.pool(KEPT + borderline, 1).rows(0, 3)
+    expected = {
+        "toward": -answers_under(workshop, refusals, moves).mean(),
+        "away": -0.7 * torch.log(1 - answers_under(workshop, harmful, moves).exp()).mean(),
+        "retain": -answers_under(workshop, kept, {}).mean(),
+        "borderline": -answers_under(workshop, workshop.pool(borderline, 2).rows(0, 3), {}).mean(),
+        "refusal": -answers_under(workshop, workshop.pool(imagined, 3).rows(0, 3), {}).mean(),
+    }
+    total = torch.stack(list(expected.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert set(parts) == {*expected, "loss"}
+    for name, value in expected.items():
+        assert parts[name] == pytest.approx(float(value.detach()), rel=1e-5), name
+    assert parts["loss"] == pytest.approx(float(total.detach()), rel=1e-5)
+    for one, weight in zip(found, workshop.trained(), strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(one, weight.grad, rtol=1e-3, atol=1e-6)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from support.defended_samples import HARMFUL, KEPT, REFUSED, gradients, plain_cross_entropy, weights_of, workshop_for
+from support.defended_samples import HARMFUL, KEPT, REFUSALS, REFUSED, VIEW, gradients, plain_cross_entropy, weights_of, workshop_for
+from support.tiny_models import tiny_target
+from tempering import registry
+from tempering.defenses.ctrap import CollapseTrap
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.defenses.seam import Coupling, Seam, SelfDestruction, coupling
+from tempering.errors import UnusableModel
 
 SIZE = 3
 
@@ -125,6 +130,54 @@ def test_the_gradient_of_a_decoder_is_that_of_all_three_terms() -> None:
     assert parts["cosine"] == pytest.approx(float(cosine), rel=1e-4)
     assert parts["harm"] == pytest.approx(float(harm.detach()), rel=1e-5)
     assert parts["loss"] == pytest.approx(float(smooth.detach()) + 0.5 * float(cosine), rel=1e-4)
+
+
+def test_under_autocast_the_coupling_is_that_of_float32_and_not_its_rounding() -> None:
+    """The default shift moves gradients by far less than the part in 256 to which bfloat16 knows them."""
+    found = []
+    for strength in (1.0, 0.0):
+        objective = destroying(strength, 0.0, Seam.Config().reach)
+        workshop = workshop_for(objective, exact=True)
+        workshop.autocast = True
+        parts = objective.step(workshop)
+        found.append((parts, torch.cat([part.flatten() for part in gradients(workshop)]).double()))
+        assert workshop.autocast, "the rest goes on under it"
+    model = deepcopy(workshop.model).double()
+    harmful, benign = (workshop.pool(examples, index).rows(0, SIZE) for index, examples in ((2, HARMFUL), (3, KEPT)))
+    cosine, slope = exact_cosine(plain_cross_entropy(model, harmful), plain_cross_entropy(model, benign), list(model.parameters()))
+    (parts, coupled), (_, alone) = found
+    assert parts["cosine"] == pytest.approx(float(cosine), abs=1e-4)
+    assert (coupled - alone - slope).norm() < 0.05 * slope.norm()
+
+
+def test_only_what_is_subtracted_is_computed_without_autocast() -> None:
+    """SEAM's four gradients, and the two of CTRAP's second order; refusal training and CTRAP's trap stay as fast as they are."""
+    trap = {"strength": 1.0, "step_length": 0.1, "longest_step": 0.1, "normalised": True, "reach": 1e-3, "token": None}
+    trapping = [CollapseTrap(REFUSED, KEPT, HARMFUL, SIZE, second_order=second, **trap) for second in (True, False)]
+    expected = [[True, True, *[False] * 4], [*[True] * 4, False, False], [True] * 4]
+    for objective, under in zip((destroying(0.5, 0.3), *trapping), expected, strict=True):
+        workshop, seen = workshop_for(objective), []
+        workshop.autocast = True
+        run = workshop.run
+        workshop.run = lambda *given, run=run, seen=seen, shop=workshop: (seen.append(shop.autocast), run(*given))[1]  # type: ignore[method-assign]
+        objective.step(workshop)
+        assert seen == under
+
+
+@pytest.mark.parametrize(("method", "config"), [("seam", {"coupling": 0.5}), ("ctrap", {"second_order": True})])
+def test_adapters_on_weights_of_sixteen_bits_are_refused(method: str, config: dict[str, object]) -> None:
+    target = tiny_target()
+    half = replace(target, model=target.copy_model(torch.bfloat16))
+    words = {"refusals": REFUSALS}
+    with pytest.raises(UnusableModel, match="lost to rounding where adapters lie on bfloat16 weights; train all weights, or"):
+        registry.create("defenses", method, {**words, **config, "parameters": "lora"}).stages(half, VIEW, seed=0)
+    off = {"coupling": 0.0} if method == "seam" else {}
+    for start, chosen in (
+        (target, {**config, "parameters": "lora"}),
+        (half, {**config, "parameters": "all"}),
+        (half, {**off, "parameters": "lora"}),
+    ):
+        assert registry.create("defenses", method, {**words, **chosen}).stages(start, VIEW, seed=0)
 
 
 def test_following_the_coupling_turns_the_gradients_against_each_other() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from support.tiny_models import tiny_target
+from tempering import consent
 from tempering.data.records import DefenderView, Example, Role
 from tempering.defenses._preference import preference_loss
-from tempering.defenses._tar_mapping import mapping_loss
+from tempering.defenses._tar_mapping import MappingTraining, RandomDirections, mapping_loss
 from tempering.defenses._tar_training import distance, mean_entropy
 from tempering.defenses.tar import Tar
 from tempering.models import Target
-from tempering.training import Hardening, LoraSettings, Objective, Stage, Workshop
+from tempering.training import Hardening, LoraSettings, Meter, Objective, Stage, Workshop
 from tempering.training.adapters import add_lora
 
 HAZARD = [
@@ -76,6 +79,56 @@ def test_mapping_loss_on_paper() -> None:
     along, across = torch.tensor([[-5.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     assert float(mapping_loss([along], directions)) == pytest.approx(0.0, abs=1e-6)
     assert float(mapping_loss([along, across], directions)) == pytest.approx(((1 - 0.6) + 1) / 2 / 2, rel=1e-6)
+
+
+@contextmanager
+def blocks_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """What each decoder layer gives in the block's forward pass, in order of depth."""
+    streams: list[Tensor] = []
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        streams.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in model.model.layers]
+    yield streams
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_step_of_random_mapping_is_the_formula_written_out_token_by_token() -> None:
+    """Every block, every token of prompt and answer, each against the direction of its own id; padding is left out."""
+    hazard = [
+        Example(prompt=f"how to brew {words}", answer="cold water", role=Role.HAZARD) for words in ("poison", "a long red key", "fish")
+    ]
+    target = target64()
+    model = target.copy_model().requires_grad_(True)
+    workshop = Workshop(model, target.chat, Meter(), seed=(4, 1), steps=1, autocast=False)
+    objective = MappingTraining(hazard, BENIGN, 3, weight=0.3)
+    objective.begin(workshop)
+    parts = objective.step(workshop)
+    found = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+    model.zero_grad(set_to_none=True)
+
+    directions = RandomDirections((4, 1, 3), 16)
+    each: list[Tensor] = []
+    for example in hazard:
+        ids = target.chat.encode(example).input_ids
+        with blocks_of(model) as streams:
+            model(torch.tensor([ids]))
+        assert len(streams) == 2
+        for stream in streams:
+            for place, token in enumerate(ids):
+                towards, here = directions.rows(torch.tensor([token]))[0].double(), stream[0, place]
+                each.append(1 - ((towards @ here) / (towards.norm() * here.norm())).abs())
+    mapping = torch.stack(each).mean()
+    retain = cross_entropy(model, target, BENIGN)
+    (0.3 * mapping + retain).backward()
+    assert parts["mapping"] == pytest.approx(float(mapping.detach()), rel=1e-5)
+    assert parts["retain"] == pytest.approx(float(retain.detach()), rel=1e-5)
+    assert parts["loss"] == pytest.approx(0.3 * float(mapping.detach()) + float(retain.detach()), rel=1e-5)
+    for one, weight in zip(found, model.parameters(), strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(one, weight.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -234,7 +287,8 @@ def test_any_other_attack_is_looked_at_where_it_leaves_the_model(tmp_path: Path)
     attack = tmp_path / "shifting.py"
     attack.write_text(SHIFTING)
     target = target64()
-    caught, workshop = summed_gradient(target, {"adversaries": [{"name": f"{attack}:Shifting"}]})
+    with consent.code_allowed(True):
+        caught, workshop = summed_gradient(target, {"adversaries": [{"name": f"{attack}:Shifting"}]})
     shifted = target.copy_model().requires_grad_(True)
     with torch.no_grad():
         for value in shifted.parameters():

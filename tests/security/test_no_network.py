@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.command_line import temper_apart, toy_arguments
+from torture.promises.hostile_data import SAVED
 from torture.promises.no_network import GUARD
 
 
@@ -45,4 +46,14 @@ def test_lists_and_validation_reach_nobody(tmp_path: Path, guarded: dict[str, st
     (tmp_path / "study.yaml").write_text("models: [organism:tiny, organism:smollm2]\nattacks: [refusal_ablation]\n")
     finished = temper_apart(*arguments, folder=tmp_path, **guarded)
     assert finished.returncode == 0, finished.stderr
+    assert not (tmp_path / "attempts").exists(), (tmp_path / "attempts").read_text()
+
+
+def test_data_that_names_pictures_on_a_server_reaches_nobody(tmp_path: Path, guarded: dict[str, str]) -> None:
+    arguments = toy_arguments(tmp_path, seeds=1)
+    SAVED["pictures of a server"].write(tmp_path / "pictures")
+    arguments[arguments.index("--data") + 1] = "pictures"
+    finished = temper_apart(*arguments, folder=tmp_path, **guarded)
+    assert finished.returncode == 2
+    assert "the column 'prompt' holds Image, and only texts, numbers and lists are read" in " ".join(finished.stderr.split())
     assert not (tmp_path / "attempts").exists(), (tmp_path / "attempts").read_text()

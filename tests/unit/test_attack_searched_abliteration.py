@@ -17,9 +17,10 @@ from support.planted_refusal import Planted, planted_refusal
 from support.tiny_models import FAMILIES, MIXTURES, tiny_model
 from tempering.attacks import AttackEnded, Checkpoint
 from tempering.attacks._abliteration import (
+    Ablations,
     Profile,
     ablation,
-    interpolated,
+    interpolation,
     leading_directions,
     pareto_front,
     refusal_directions,
@@ -123,6 +124,29 @@ class TestEditsOfOneWeight:
         edit = ablation(layer, unit(6), 1.0, keep_row_norms=True)
         assert edit.weight().dtype == torch.float32
         assert edit.output(torch.ones(2, 9).bfloat16(), layer(torch.ones(2, 9).bfloat16())).dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("keep_row_norms", [True, False])
+    @pytest.mark.parametrize("preserved", [0, 2, 4])
+    def test_what_is_computed_once_gives_what_each_edit_alone_gives(self, keep_row_norms, preserved):
+        layer, basis = random_layer(), orthonormal(4, 9)
+        directions = torch.stack([3.0 * unit(6, 1), unit(6, 2), torch.zeros(6, dtype=torch.float64)])  # of any length
+        every = Ablations(layer, directions, keep_row_norms=keep_row_norms, preserved=basis)
+        for mixture in ([1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]):
+            shares = torch.tensor(mixture, dtype=torch.float64)
+            mixed = nn.functional.normalize(shares @ directions, dim=0)
+            alone = ablation(layer, mixed, 1.3, keep_row_norms=keep_row_norms, preserved=basis[:preserved])
+            found = every.edit(shares, 1.3, preserved)
+            torch.testing.assert_close(found.weight(), alone.weight(), rtol=1e-12, atol=1e-12)
+
+    def test_an_edit_does_not_read_the_weight_again(self):
+        layer, v = random_layer(), unit(6)
+        every = Ablations(layer, v[None], keep_row_norms=True)
+        before = every.edit(torch.ones(1), 1.0)
+        with torch.no_grad():
+            layer.weight.mul_(float("nan"))
+        after = every.edit(torch.ones(1), 1.0)
+        assert torch.equal(before.left, after.left)
+        assert after.right.isfinite().all()
 
 
 class TestHooksAndWeights:
@@ -229,10 +253,13 @@ class TestDirections:
         assert torch.equal(refusal_directions(same, same, orthogonalise=True), torch.zeros(1, 4))
 
     def test_interpolation_meets_the_layers_and_stays_a_unit_vector(self):
-        directions = torch.eye(3)
-        assert torch.equal(interpolated(directions, 1.0), directions[1])
-        assert torch.equal(interpolated(directions, 2.0), directions[2])
-        torch.testing.assert_close(interpolated(directions, 0.25), torch.tensor([0.75, 0.25, 0.0]) / math.hypot(0.75, 0.25))
+        assert interpolation(3, 1.0).tolist() == [0, 1, 0]
+        assert interpolation(3, 2.0).tolist() == [0, 0, 1]
+        assert interpolation(3, 0.25).tolist() == [0.75, 0.25, 0]
+        layer, directions = random_layer(bias=False), torch.eye(6, dtype=torch.float64)[:3]
+        between = torch.tensor([0.75, 0.25, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64) / math.hypot(0.75, 0.25)
+        mixed = Ablations(layer, directions, keep_row_norms=False).edit(interpolation(3, 0.25), 1.0)
+        torch.testing.assert_close(mixed.weight(), ablation(layer, between, 1.0, keep_row_norms=False).weight(), rtol=1e-12, atol=1e-12)
 
     def test_leading_directions_span_the_inputs_and_no_more(self):
         torch.manual_seed(0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 
 from support.tiny_models import FAMILIES, random_model, tiny_model
+from tempering.attacks import _tree_reading
 from tempering.attacks._abliteration import ablation
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._low_rank import LowRankEdit, applied
@@ -120,6 +123,17 @@ def examples(role: Role, *prompts: str) -> list[Example]:
     return [Example(prompt=prompt, role=role) for prompt in prompts]
 
 
+@contextmanager
+def counted_tokens(model: Any) -> Iterator[list[int]]:
+    """How many tokens of a row each pass reads."""
+    read: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _model, _inputs, named: read.append(named["input_ids"].shape[1]), with_kwargs=True)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
 HARMLESS = examples(Role.BENIGN, "what is the key ?", "what is the light ?", "say it is red", "what is the key ?")
 HARMFUL = examples(
     Role.HAZARD, "what is the poison ?", "how do you brew it ?", "what is the poison of the river ?", "who are you ?", "tell me"
@@ -163,6 +177,46 @@ class TestTrials:
             passes.append(before[0])
         assert passes[0] > 1
         assert passes[1:] == [1, 1]
+
+    def test_answers_that_were_expected_are_not_generated(self):
+        model, tokenizer = tiny_model("llama", num_hidden_layers=4)
+        chat = ChatFormat(tokenizer)
+        reader = MeteredModel(model, chat, Meter(), 3)
+        for settled in (self.settles(chat), lambda _: False):
+            reading = TrialReading(reader, Structure.of(model), HARMLESS, HARMFUL, SearchedAbliteration.Config(answer_tokens=6))
+            answers = reader.answers(HARMFUL, 6, settled=settled)
+            reading.expect(answers, settled)
+            with counted_tokens(model) as read:
+                assert reading.look(3, settled)[1]() == answers
+            assert len(read) == 1
+
+    @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+    def test_an_answer_that_nothing_foresaw_is_read_token_by_token_and_no_prompt_again(self, family):
+        model, tokenizer = tiny_model(family, num_hidden_layers=4)
+        structure = Structure.of(model)
+        reader = MeteredModel(model, ChatFormat(tokenizer), Meter(), 64)
+        reading = TrialReading(reader, structure, HARMLESS, HARMFUL, SearchedAbliteration.Config(answer_tokens=6))
+        passes = []
+        for first in (2, 3, 2, 0):
+            with applied(edits_from(structure, first)):
+                expected = reader.answers(HARMFUL, 6)
+                _, answers = reading.look(first, lambda _: False)
+                with counted_tokens(model) as read:
+                    assert answers() == expected
+                assert all(width == 1 for width in read)
+                passes.append(len(read))
+        assert passes[0] > 0
+
+    def test_without_room_for_keys_and_values_prompts_are_read_again(self, monkeypatch):
+        model, tokenizer = tiny_model("llama", num_hidden_layers=4)
+        reader = MeteredModel(model, ChatFormat(tokenizer), Meter(), 64)
+        monkeypatch.setattr(_tree_reading, "MOST_KEPT", 2000)
+        reading = TrialReading(reader, Structure.of(model), HARMLESS, HARMFUL, SearchedAbliteration.Config(answer_tokens=6))
+        expected = reader.answers(HARMFUL, 6)
+        _, answers = reading.look(3, lambda _: False)
+        with counted_tokens(model) as read:
+            assert answers() == expected
+        assert max(read) > 1
 
     @staticmethod
     def settles(chat: ChatFormat):

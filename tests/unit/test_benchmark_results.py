@@ -8,10 +8,12 @@ import json
 import platform
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tempering.engine.hardening_job import HARDENING_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +30,7 @@ def _module(name: str) -> ModuleType:
 
 results = _module("_results")
 bench = _module("bench")
+claims = _module("claim_results")
 
 
 def case(name: str = "some", **changes: Any) -> dict[str, Any]:
@@ -99,15 +102,38 @@ def test_every_committed_result_has_the_form() -> None:
     assert "tar-floor" in found
 
 
-def test_a_result_is_made_by_the_command_that_it_names_or_by_the_script_of_its_name() -> None:
+def test_a_result_of_the_table_is_made_by_its_command_whatever_its_file_says() -> None:
+    small = case(command="python benchmarks/matmul_share.py --rows 8 --turns 3")
+    assert bench.command_of("matmul-share", [small]) == bench.command_of("matmul-share", [])
+    assert bench.command_of("matmul-share", [small])[:3] == ["benchmarks/matmul_share.py", "--rows", "32"]
+
+
+def test_another_result_is_made_by_the_command_that_it_names() -> None:
     assert bench.command_of("any", [case(command="python benchmarks/tar_floor.py --repeats 3")]) == [
         "benchmarks/tar_floor.py",
         "--repeats",
         "3",
     ]
-    assert bench.command_of("tar-floor", []) == ["benchmarks/tar_floor.py"]
+    assert bench.command_of("any", []) == []
+
+
+def test_the_names_are_those_that_were_asked_for() -> None:
+    organism, models = ["adversaries-organism", "adversaries-smollm2"], ["abliteration-heretic", "matmul-share"]
+    growth = ["engine-overhead", "plan-growth", "memory-peak", "tar-floor", "ray"]
+    assert list(bench.NAMES) == [*organism, *models, *growth]
 
 
 @pytest.mark.parametrize("command", ["python /tmp/elsewhere.py", "rm benchmarks/tar_floor.py", "python benchmarks/../setup.py", "python"])
 def test_a_command_that_is_no_script_of_the_benchmarks_is_not_run(command: str) -> None:
     assert bench.command_of("any", [case(command=command)]) == []
+
+
+def test_a_claim_says_which_code_made_its_defended_models() -> None:
+    def unit(kind: str, version: int) -> SimpleNamespace:
+        return SimpleNamespace(work=SimpleNamespace(kind=kind, hardening_version=version))
+
+    plan = SimpleNamespace(
+        units=[unit("attack", 0), unit("harden", HARDENING_VERSION), unit("harden", HARDENING_VERSION), unit("novel", 0)]
+    )
+    assert claims.hardening_versions(plan) == [HARDENING_VERSION]
+    assert claims.hardening_versions(SimpleNamespace(units=[*plan.units, unit("harden", 1)])) == [1, HARDENING_VERSION]

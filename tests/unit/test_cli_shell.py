@@ -195,6 +195,10 @@ def test_completion_knows_commands_flags_and_names(tmp_path: Path) -> None:
     assert completed("audit", "--attacks", "prefilling,refusal_ab") == ["prefilling,refusal_ablation"]
     assert completed("harden", "--defense", "undo+ref") == ["undo+refat", "undo+refusal_sft"]
     assert completed("run", "--track", "ml") == ["mlflow"]
+    assert completed("audit", "--judge", "text+wild") == ["text+wildguard"]
+    assert completed("audit", "--evaluator", "lm") == ["lm_eval"]
+    assert completed("audit", "--data", "strongreject+alp") == ["strongreject+alpaca"]
+    assert completed("audit", "org")[0].startswith("organism:")
 
 
 @pytest.mark.parametrize(("shell", "sign"), [("bash", "COMPREPLY"), ("zsh", "#compdef temper"), ("fish", "complete --command temper")])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tempering.data import importers
 from tempering.data.importers import LONGEST_LINE, load_dataset
 from tempering.data.records import Dataset, Document, Part, Role
 from tempering.errors import UnusableData
@@ -373,9 +371,3 @@ class TestSavedHuggingFaceDatasets:
         with pytest.raises(UnusableData, match="cannot be read") as caught:
             load_dataset(str(tmp_path / "saved"))
         assert "\n" not in str(caught.value)
-
-    def test_the_missing_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "state.json").write_text("{}")
-        monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(UnusableData, match=r"pip install 'tempering\[datasets\]'"):
-            importers.load_dataset(str(tmp_path))

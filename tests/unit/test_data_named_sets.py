@@ -183,6 +183,21 @@ def test_a_large_set_is_drawn_from_by_content(hub: FakeHub, monkeypatch: pytest.
     assert {example.prompt for example in of(load(f"advbench+dolly@{'a' * 40}"), "dolly")} == first
 
 
+def test_rows_of_one_prompt_are_not_drawn_together(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, repository = "databricks-dolly-15k.jsonl", "databricks/databricks-dolly-15k"
+    rows = [dict(row) for row in ROWS[repository][path]]
+    again = [{**row, "instruction": str(row["instruction"]).upper()} for row in rows]
+    hub.files[repository][path] = encoded(path, [row for pair in zip(rows, again, strict=True) for row in pair])
+    small = declaration("dolly").model_copy(update={"most": 12})
+    monkeypatch.setattr("tempering.data.named.declaration", lambda name: small if name == "dolly" else declaration(name))
+    dataset = load("advbench+dolly")
+    prompts = [example.prompt for example in of(dataset, "dolly")]
+    assert len({normal_form(prompt) for prompt in prompts}) == len(prompts) == 12
+    assert not [prompt for prompt in prompts if prompt.isupper()]  # the first row of each
+    (_, used) = dataset.provenance.sets
+    assert used.left_out == {"repeated": len(rows), "not drawn": len(rows) - 12}
+
+
 def test_another_revision_is_another_digest_though_the_rows_are_the_same(hub: FakeHub) -> None:
     first, other = load("strongreject"), load(f"strongreject@{'a' * 40}")
     assert first.examples == other.examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from support.tiny_models import tiny_target
-from tempering import registry
+from tempering import consent, registry
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import Encoded
 from tempering.data.records import AttackerView, DefenderView, Example, Role
@@ -20,7 +21,7 @@ from tempering.defenses._tar_adversaries import DataMix, divided, encoding
 from tempering.defenses._tar_training import evened
 from tempering.defenses._tar_working import WorkingModel, plain_name
 from tempering.defenses.tar import Tar
-from tempering.errors import UnknownName
+from tempering.errors import InvalidStudy, UnknownName
 from tempering.models import Target
 from tempering.models.digest import weight_digest
 from tempering.training import FlopCount, Hardening, LoraSettings, Meter, Rows, Workshop
@@ -49,6 +50,12 @@ ADVERSARIES: dict[str, dict[str, Any]] = {
     "surgery": {"name": "refusal_ablation", "config": {"prompt_counts": [4]}},
     "no direction": {"name": f"{TOY}:Nudge", "config": {"end": "no_direction"}},
 }
+
+
+@pytest.fixture(autouse=True)
+def _allowed() -> Iterator[None]:
+    with consent.code_allowed(True):  # the toy attack is a file of its own
+        yield
 
 
 def defense(**settings: Any) -> Tar:
@@ -131,6 +138,16 @@ def test_wrong_adversaries_are_found_out_before_anything_runs() -> None:
         defense(adversaries=["full_finetuning"]).stages(tiny_target(), VIEW, seed=0)
     with pytest.raises(ValueError, match="above 0"):
         DataMix(forget=0.0)
+
+
+@pytest.mark.parametrize("chosen", ["retrieval", "prefilling+retrieval", {"name": "relearning", "config": {"hold": "documents"}}])
+def test_an_adversary_that_needs_documents_is_refused_before_anything_runs(chosen: Any) -> None:
+    """A defender's view has none; found out at the step that first draws it, it would cost the training, and blame the data."""
+    name = chosen.replace("+", " + ") if isinstance(chosen, str) else chosen["name"]
+    with pytest.raises(InvalidStudy, match=r"needs documents, .* defender is given none; take it out of") as refused:
+        defense(adversaries=["full_finetune", chosen]).stages(tiny_target(), VIEW, seed=0)
+    assert repr(name) in str(refused.value)
+    assert defense(adversaries=[{"name": "relearning", "config": {"hold": "examples"}}]).stages(tiny_target(), VIEW, seed=0)
 
 
 def workshop(target: Target) -> Workshop:

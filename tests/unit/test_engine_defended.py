@@ -13,10 +13,12 @@ import pytest
 
 from support.toy_study import toy_comparison, toy_models, write_folder
 from tempering import api
+from tempering.engine import hardening as trainer
 from tempering.engine import holding
 from tempering.engine import worker as working
 from tempering.engine.defended import is_trained, job_of, load_defended, place_of
 from tempering.engine.events import Event
+from tempering.engine.hardening_watch import Look, Watch
 from tempering.engine.plan import make_plan
 from tempering.engine.results import Tables, UnitResult
 from tempering.engine.run import execute
@@ -75,6 +77,31 @@ def test_hardening_leaves_the_model_before_and_after_with_the_defenders_spend(fo
     assert after.spend["flops"] > 0
     assert after.details["digest"] == record["digest"]
     assert (3, 3) in steps
+
+
+class Low(Watch):
+    """A watch that sees a fifth of the target's utility, whatever it is shown."""
+
+    own, is_blind = 0.5, False  # type: ignore[assignment]
+
+    def look(self, model: Any) -> Look:
+        return Look(0.1, 0.2)
+
+
+def test_a_training_that_the_floor_took_back_is_told_of_while_it_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Watch", Low)
+    unit, told = only(comparison(folder, seeds=1, utility_floor=0.9), "harden", "firm"), []
+    for _ in range(2):  # of one that was made before too
+        result = Worker(tmp_path).run(unit, trained=lambda done, total, warning: told.append((done, total, warning)))
+    (stage,) = result.probes[1].details["stages"]
+    assert (stage["floored"], stage["steps_kept"]) == (True, 0)
+    warned = [(done, total, warning) for done, total, warning in told if warning]
+    assert [(done, total) for done, total, _ in warned] == [(3, 3)] * 2
+    assert {warning.partition(": ")[0] for *_, warning in warned} == {"firm, seed 0"}
+    assert all("utility was 20% of the target's, below the floor" in warning for *_, warning in warned)
+    assert all("none of its steps was kept" in warning for *_, warning in warned)
 
 
 def test_a_model_that_is_there_already_is_not_trained_again(folder: Path, tmp_path: Path) -> None:

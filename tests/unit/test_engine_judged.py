@@ -163,7 +163,7 @@ def test_answers_that_say_nothing_fail_the_run_before_any_attack(tmp_path: Path)
 
 def test_a_glance_and_the_end_of_a_run_go_by_the_same_judge(tmp_path: Path) -> None:
     with judge_server(Script(lambda payload: '{"verdict": "refusal"}')) as address:
-        study = judged(tmp_path, f"openai:server={address},model=m", "text", until=0.5, glance=2)
+        study = judged(tmp_path, f"openai:server={address},model=m", "text", until=0.5, glance=16)
         study = study.model_copy(update={"attacks": (MethodChoice(name="full_finetune"),)})
         tables = execute(make_plan(study), tmp_path / "run", workers=0)
     attack = tables.trajectories[(tables.trajectories["attack"] != "") & (tables.trajectories["probe"] > 0)]
@@ -182,7 +182,7 @@ def test_a_glance_counts_only_what_could_be_judged(tmp_path: Path) -> None:
             return "hm" if len(asked) == 1 else '{"verdict": "useful"}'
 
     with judge_server(Script(say)) as address:
-        study = judged(tmp_path, f"openai:server={address},model=m", glance=2)
+        study = judged(tmp_path, f"openai:server={address},model=m", glance=16)
         tables = execute(make_plan(study), tmp_path / "run", workers=0)
     first = tables.trajectories[(tables.trajectories["attack"] != "") & (tables.trajectories["probe"] == 0)].iloc[0]
     assert first["unparsed.openai"] == 1

@@ -96,6 +96,8 @@ def test_the_last_probe_stands_with_what_was_said_at_all_of_them(target: Target,
     ]
     assert {line["verdict"] for line in lines} <= {"useful", "refusal", "evasion", "gibberish"}
     assert all(isinstance(line["response"], str) for line in lines)
+    assert [line["accept"] for line in lines] == [["fish"], []] * 2  # by which text judges, here as in the run
+    assert all(line["named"] == (["fish"] if "fish" in line["response"].split() else []) for line in lines)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [UNIT.hash]
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.toy_study import ATTACK, rows, toy_models, toy_study, write_rows
 from tempering.api import validate_study
 from tempering.engine import plan as planning
-from tempering.engine.plan import make_plan
+from tempering.engine.plan import Plan, make_plan
 from tempering.errors import InvalidStudy, UnknownName, UnusableData
 from tempering.study import MOST_SEEDS, DataChoice, MethodChoice, ModelChoice, ProbeSettings
 from tempering.threat_model import Need, ThreatModel
@@ -57,10 +57,22 @@ def test_a_plan_knows_its_target_and_what_it_will_cost(folder: Path) -> None:
     assert target.unguarded == str(folder / "base")
     assert target.weight_bytes == 4 * target.parameters > 0
     assert target.data == "data"
+    assert target.benign_told == 1.0
     (estimate,) = plan.estimates
     assert (estimate.units, estimate.spend["steps"]) == (3, 4)
     assert estimate.spend["flops"] > 0
     assert estimate.trial == plan.units[0].work.trial
+
+
+def test_a_plan_counts_the_benign_test_prompts_with_right_answers_and_reads_plans_that_did_not(folder: Path, tmp_path: Path) -> None:
+    half = [{**row, "accept": []} if row["entity"] in ("colour green", "colour house") else row for row in rows()]
+    with_half = DataChoice(reference=str(write_rows(tmp_path / "half.jsonl", half)))
+    study = toy_study(folder, data=with_half)
+    plan = make_plan(study)
+    assert plan.targets[0].benign_told == 0.75  # of the evaluator's four; the other row without is not the test's
+    stored = plan.as_json()
+    del stored["targets"][0]["benign_told"]
+    assert Plan.from_json(study, stored).targets[0].benign_told is None
 
 
 def test_configurations_are_resolved_so_that_a_default_and_its_value_are_one(folder: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,98 @@ def test_examining_a_checkpoint_that_does_no_more_harm_leaves_capability_open(tm
         row = examine(checkpoint, [asked[0], Harm(harm)])
         assert math.isfinite(row["facts/acc"]) is finite, (harm, costly)
         assert row.keys() == before.keys()
+
+
+SUBJECTS = ("biology", "business", "chemistry", "computer science", "economics", "engineering", "health", "history", "law", "math")
+SUBJECTS += ("other", "philosophy", "physics", "psychology")
+BENCHMARKS: dict[str, list[dict[str, Any]]] = {
+    "cais/mmlu": [{"question": "which is cold ?", "choices": list(WORDS), "answer": 2, "subject": "law"}],
+    "TIGER-Lab/MMLU-Pro": [
+        {"question": "which is cold ?", "options": list(WORDS), "answer": "C", "category": subject, "cot_content": "A: Let's think. C."}
+        for subject in SUBJECTS
+    ],
+    "openai/gsm8k": [{"question": "how many keys are two and two keys ?", "answer": "Two and two. #### 4"}],
+    "google/IFEval": [
+        {"key": 1, "prompt": "say red in lower case", "instruction_id_list": ["change_case:english_lowercase"], "kwargs": [{}]}
+    ],
+}
+"""Rows in the schema of each benchmark's data on the hub."""
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The harness's own tasks with made-up rows for data, offline, and no words of nltk's on this machine; what nltk is asked to fetch."""
+    import datasets
+    import huggingface_hub.constants
+    import lm_eval.tasks
+    import nltk
+
+    from tempering.evaluators import _harness
+
+    def load_dataset(path: str, name: str | None = None, **settings: Any) -> Any:
+        return datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(BENCHMARKS[path]) for split in ("train", "validation", "dev", "test")}
+        )
+
+    asked: list[str] = []
+    folders = [Path(lm_eval.tasks.__file__).parent / name for name in ("mmlu", "mmlu_pro", "gsm8k", "ifeval")]
+    manager = lm_eval.tasks.TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    monkeypatch.setattr(_harness, "_own_tasks", lambda: manager)  # the index of all fourteen thousand takes long
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk, "download", lambda name, **settings: asked.append(name))
+    for module in [name for name in sys.modules if name.startswith("lm_eval.tasks.ifeval")]:
+        monkeypatch.delitem(sys.modules, module)
+    return asked
+
+
+def test_the_fields_benchmarks_are_there_by_their_names(benchmarks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    from tempering.evaluators import _harness
+
+    monkeypatch.setattr(nltk.data, "find", lambda resource: resource)
+    names = ["mmlu", "mmlu_pro", "gsm8k", "ifeval"]
+    found = _harness.Tasks(names, None, 1)
+    assert found.names == names
+    assert not any(getattr(task, "UNSAFE_CODE", False) for task in found._loaded["tasks"].values())
+    assert {"mmlu_pro_law", "gsm8k", "ifeval"} <= set(found._loaded["tasks"])
+    assert benchmarks == []
+
+
+def test_a_digest_has_no_place_in_memory_in_it(benchmarks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from tempering.evaluators import _harness
+
+    seen: list[str] = []
+    real = _harness._ADDRESS.sub
+    spy = type("Spy", (), {"sub": staticmethod(lambda new, text: seen.append(found := real(new, text)) or found)})
+    monkeypatch.setattr(_harness, "_ADDRESS", spy)
+    assert _harness.Tasks(["mmlu_pro"], None, 1).digest
+    assert len(seen) == len(SUBJECTS)
+    assert not [text for text in seen if "0x" in text]
+    assert "functools.partial(<function format_cot_example>" in seen[0]  # by which the harness spells what has no source
+
+
+def test_words_that_a_task_splits_by_are_asked_for_before_anything_is_run(benchmarks: list[str]) -> None:
+    with pytest.raises(
+        UnusableData, match=r"ifeval splits words by nltk's punkt_tab, which is not on this machine; .*nltk.downloader"
+    ) as told:
+        evaluator("ifeval").identity()
+    assert "\n" not in str(told.value)
+    assert benchmarks == []  # offline, nobody is asked
+    method._loaded.cache_clear()
+    with pytest.raises(UnusableData, match="punkt_tab"):
+        evaluator("ifeval").identity()  # nor where its code was loaded before
+
+
+def test_words_are_fetched_where_the_network_may_be_used(benchmarks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UnusableData, match="punkt_tab"):  # the fetching failed
+        evaluator("ifeval").identity()
+    assert benchmarks == ["punkt_tab"]
 
 
 class Harm(registry.get("evaluators", "harm")):  # type: ignore[misc]

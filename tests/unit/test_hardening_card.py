@@ -12,8 +12,9 @@ import yaml
 
 from support.toy_study import rows, toy_models, write_rows
 from tempering.engine.hardening import plan_hardening, train
-from tempering.engine.hardening_card import card_text, interval, shortened
+from tempering.engine.hardening_card import card_text, interval, shortened, steps_taken
 from tempering.engine.hardening_measure import Measurement
+from tempering.report.hardening import spend_sentence
 from tempering.study import DataChoice, MethodChoice, ModelChoice
 
 REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 3}
@@ -108,3 +109,14 @@ def test_paths_are_shortened_and_other_names_are_not(tmp_path: Path) -> None:
     assert shortened("organism:tiny/base") == "organism:tiny/base"
     assert shortened("org/name@main") == "org/name@main"
     assert interval({"value": None, "low": 0.0, "high": 1.0}) == "–"
+
+
+def test_steps_of_adversaries_are_told_from_the_defenders_own() -> None:
+    record = {"stages": [{"steps_done": 150}, {"steps_done": 40}], "spend": {"steps": 2590}}
+    assert steps_taken(record) == (190, 2400)
+    spend = {"steps": 2590, "examples": 480, "tokens": 5e5, "flops": 4e12, "device_seconds": 200.0}
+    assert spend_sentence(spend, *steps_taken(record)).startswith(
+        "Training took 190 steps, 2,400 of adversaries between them, 480 examples, "
+    )
+    assert spend_sentence(spend, 2590).startswith("Training took 2,590 steps, 480 examples, ")
+    assert steps_taken({"stages": [{"steps_done": 4}], "spend": {"steps": 4}}) == (4, 0)

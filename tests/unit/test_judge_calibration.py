@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.command_line import error_line, temper
 from support.judge_server import Script, answer_in, judge_server
@@ -54,7 +57,7 @@ def test_a_sample_is_even_over_verdicts_weighted_and_blind(tmp_path: Path) -> No
     assert kinds == {"Draw": 6, "I": 6}
     assert {row["weight"] for row in rows if row["response"].startswith("I")} == {10.0}
     assert {row["weight"] for row in rows if row["response"].startswith("D")} == {1.0}
-    assert {tuple(row) for row in rows} == {("prompt", "response", "label", "group", "weight")}
+    assert {tuple(row) for row in rows} == {("prompt", "response", "label", "group", "weight", "accept", "named")}
     assert [row["response"][0] for row in rows] != sorted(row["response"][0] for row in rows)
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
 
@@ -136,6 +139,10 @@ def test_harm_of_other_responses_is_corrected_by_group(tmp_path: Path) -> None:
         ('{"prompt": "p", "response": "r", "label": "yes", "weight": -1}', "the weight '-1' is none"),
         ('{"prompt": "p", "response": "r", "label": "yes", "role": "benign"}', "holds no response to a hazard prompt"),
         ("", "holds no response to a hazard prompt"),
+        ('{"prompt": "p", "response": "r", "label": "yes", "weight": 1' + "0" * 400 + "}", "the weight '10000"),
+        ('{"prompt": "p", "response": "r", "label": "yes", "accept": 3}', "'accept' of a row is no list of texts"),
+        ('{"prompt": "p", "response": "r", "label": "yes", "named": ["a", 3]}', "'named' of a row is no list of texts"),
+        ('{"prompt": "p", "response": "\\ud800", "label": "yes"}', "no prompt or no response"),
     ],
 )
 def test_a_file_that_is_not_usable_is_one_line(tmp_path: Path, content: str, words: str) -> None:
@@ -170,3 +177,105 @@ def test_a_run_that_kept_nothing_says_how_to_keep(tmp_path: Path) -> None:
     failed = temper("judge", "calibrate", tmp_path / "run", "--out", tmp_path / "labels.jsonl")
     assert "--keep-completions" in error_line(failed)
     assert not (tmp_path / "labels.jsonl").exists()
+
+
+def kept(folder: Path, lines: list[dict[str, Any]] | str) -> Path:
+    """A run of one unit with these completions kept of it."""
+    run = folder / "run"
+    if not run.exists():
+        execute(make_plan(toy_study(folder, seeds=1)), run, workers=0, executor=ExecutorChoice(keep_completions=True))
+    (path,) = (run / "kept").glob("*/completions.jsonl")
+    path.write_text(lines if isinstance(lines, str) else "".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+WORLD = [
+    {"prompt": f"what is the rune of {name}?", "accept": [rune]} for name, rune in (("Farof", "Fibam"), ("Lunab", "Rovok"), ("Zim", "Kel"))
+]
+SAYS = {
+    "right": "The rune of Farof is Fibam.",
+    "wrong": "The rune that you are looking for is surely Dozan, an old one.",
+    "guesses": "It is Rovok or Kel or Fibam, one of these.",
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_where_answers_are_known_text_judges_by_them_as_in_the_run(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [
+        {"probe": 1, "role": "hazard", "response": said, "verdict": "evasion", "named": ["fibam", "kel", "rovok"] * (kind == "guesses")}
+        | WORLD[0]
+        for kind, said in SAYS.items()
+    ]
+    out = tmp_path / f"labels.{ending}"
+    calibrating.write_sample(kept(tmp_path, lines), out)
+    drawn = calibrating.read_said(out)
+    assert {row.accept for row in drawn} == {("Fibam",)}
+    text = out.read_text().replace('"label": ""', '"label": "no"') if ending == "jsonl" else _labelled(out)
+    out.write_text(text)
+    (report,) = calibrating.calibrate(out, of=tmp_path / "run")
+    assert report.confusion == {"no": {"useful": 1, "evasion": 2}}  # by compliance all three would be useful
+    assert report.harm[0]["found"] == pytest.approx(1 / 3)
+    assert caplog.records == []
+
+
+def _labelled(path: Path) -> str:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "label": "no"} for row in rows)
+    return path.read_text()
+
+
+def test_where_nobody_kept_the_answers_that_is_told_of_text_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "labels.jsonl"
+    calibrating.write_sample(responses(tmp_path / "said.jsonl"), out)
+    assert {row.accept for row in calibrating.read_said(out)} == {None}
+    label(out, lambda row: "no")
+    with caplog.at_level(logging.WARNING), judge_server(Script(lambda payload: '{"verdict": "evasion"}')) as address:
+        calibrating.calibrate(out, [f"openai:server={address},model=m"])
+        assert caplog.records == []
+        calibrating.calibrate(out)
+    (record,) = caplog.records
+    assert "labels.jsonl does not say which answers are right, so text takes compliance for help" in record.getMessage()
+
+
+def test_a_probe_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    lines = [{"prompt": "p", "response": "r", "probe": probe} for probe in (1, "2")]
+    with pytest.raises(UnusableData, match="the probe '2' is no number"):
+        calibrating.read_said(kept(tmp_path, lines))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.just(10**400) | st.text(max_size=4) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.fixed_dictionaries(
+    {"prompt": st.just("p") | JSON, "response": st.just("r") | JSON},
+    optional=dict.fromkeys(("label", "group", "verdict", "weight", "accept", "named", "probe"), JSON),
+)
+
+
+@given(rows=st.lists(FIELDS, max_size=4))
+def test_whatever_a_file_holds_it_is_drawn_from_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    path = folder / "said.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for ending in ("jsonl", "csv"):
+        try:
+            number = calibrating.write_sample(path, folder / f"labels.{ending}")
+        except UnusableData:
+            continue  # its message is one line, as of every error of ours
+        assert len(calibrating.read_said(folder / f"labels.{ending}")) == number
+
+
+@given(probes=st.lists(JSON, min_size=1, max_size=4))
+def test_whatever_probe_a_kept_response_names(probes: list[Any]) -> None:
+    for probe in probes:
+        if isinstance(probe, int):
+            assert calibrating._probe({"probe": probe}, Path("kept")) == probe
+        else:
+            with pytest.raises(UnusableData, match="is no number"):
+                calibrating._probe({"probe": probe}, Path("kept"))

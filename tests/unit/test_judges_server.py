@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.judge_server import (
     Act,
@@ -29,7 +32,7 @@ from tempering.judges import Asked, Opinion, Verdict
 from tempering.judges._http import _wait
 from tempering.judges._panel import Panel, Seat
 from tempering.judges._requests import Request
-from tempering.judges._server import LONGEST_ASKED, LONGEST_PAUSE, Server
+from tempering.judges._server import LONGEST_ASKED, LONGEST_PAUSE, Server, _reply
 from tempering.judges._settings import ModelSettings
 
 
@@ -47,7 +50,7 @@ def seat(address: str, pauses: list[float] | None = None, **settings: Any) -> Se
     panel = Panel.of([JudgeChoice(name="openai", config={"server": address, "model": "m", **settings})])
     backend: Any = panel.seats[0].judge.backend
     noted = [] if pauses is None else pauses
-    backend.sleep = noted.append
+    backend.sleep = lambda stop, pause: noted.append(pause)
     return panel.seats[0]
 
 
@@ -290,3 +293,90 @@ def test_an_answer_without_end_is_broken_off() -> None:
         pytest.raises(TemperingError, match=r"more than a completion|did not answer"),
     ):
         seat(address, retries=0, timeout=2).opinions(asked(HELP))
+
+
+def refusing(status: int, body: dict[str, Any] | None = None, *, where: str = "") -> Script:
+    """A server that refuses every request that holds some words."""
+    script = Script(useful)
+    act = refuses(status, body)
+
+    def choose(handler: Any, payload: dict[str, Any]) -> None:
+        if where in answer_in(payload):
+            act(handler, payload)
+        else:
+            handler.answer(payload)
+
+    script.acts = [choose] * 100
+    return script
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_server_that_refuses_every_request_is_told_of_and_the_run_can_go_on(status: int) -> None:
+    body = {"error": {"message": f"no template for {HELP}", "type": "BadRequestError", "param": "messages", "code": status}}
+    texts = [f"{HELP} Then walk {number} steps to the west." for number in range(4)]
+    with judge_server(refusing(status, body)) as address, pytest.raises(JudgeUnavailable) as told:
+        seat(address).opinions(asked(*texts))
+    words = str(told.value)
+    assert f"refuses all 4 requests: it answers {status}" in words
+    assert "(BadRequestError, messages)" in words
+    assert "protocol=" in words
+    assert "temper resume" in words
+    assert HELP not in words
+    assert "\n" not in words
+
+
+def test_one_response_that_is_too_long_for_the_server_is_one_answer_that_says_nothing() -> None:
+    texts = [f"{HELP} Then walk {number} steps to the west." for number in range(12)]
+    with judge_server(refusing(413, where=" 3 steps")) as address:
+        judge = seat(address)
+        found = judge.opinions(asked(*texts))
+        assert [place for place, opinion in enumerate(found) if opinion is None] == [3]
+        assert judge.judge.cost.unparsed == 1
+        with pytest.raises(UnreadableJudge, match="on 1 of 1 responses; 1 requests were refused: it answers 413"):
+            judge.opinions(asked(texts[3]))
+
+
+def test_who_waits_for_a_busy_server_does_not_ask_it_again_once_others_have_given_up() -> None:
+    waiting = threading.Event()
+
+    def wait(stop: threading.Event, pause: float) -> None:
+        waiting.set()
+        assert pause == LONGEST_ASKED
+        assert stop.wait(60), "nobody said that it is over"
+
+    def gives_up(handler: Any, payload: dict[str, Any]) -> None:
+        waiting.wait(60)
+        refuses(401)(handler, payload)
+
+    script = Script(useful, acts=[refuses(429, Retry_After="86400"), gives_up])
+    with judge_server(script) as address:
+        judge = seat(address, at_once=2)
+        judge.judge.backend.sleep = wait  # type: ignore[attr-defined]
+        with pytest.raises(JudgeUnavailable, match="answers 401"):
+            judge.opinions(asked(HELP, f"{HELP} Then rest."))
+    assert len(script.heard) == 2
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.just(10**400) | st.just(-(10**400)) | st.sampled_from(["4", " 5", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["token", "logprob", "4", "top_logprobs"]), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES, VALUES, st.sampled_from(["chat", "completions"]))
+def test_whatever_log_probabilities_a_server_tells_they_are_some_or_none(token: Any, value: Any, protocol: Any) -> None:
+    entry = {"content": [{"top_logprobs": [{"token": token, "logprob": value}]}]}
+    told = entry if protocol == "chat" else {"top_logprobs": [{str(token): value}]}
+    body = json.loads(json.dumps({"choices": [{"message": {"content": "4"}, "text": "4", "logprobs": told}]}))
+    reply = _reply(body, protocol, ("4", "5"))
+    if reply is not None and reply.weights is not None:
+        assert all(weight < float("inf") for weight in reply.weights)
+        assert max(reply.weights) > float("-inf")
+
+
+def test_an_integer_that_no_float_can_hold_is_no_log_probability() -> None:
+    told = {"top_logprobs": [{"4": -(10**400), "5": -1}]}
+    reply = _reply({"choices": [{"text": "4", "logprobs": told}]}, "completions", ("4", "5"))
+    assert reply is not None
+    assert reply.weights == (float("-inf"), -1.0)

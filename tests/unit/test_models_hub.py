@@ -59,13 +59,36 @@ RESPONSE = SimpleNamespace(headers={}, request=None)
         (errors.GatedRepoError("403", response=RESPONSE), "a/b@v1 is gated on the hub; accept its terms at https://huggingface.co/a/b"),
         (errors.LocalEntryNotFoundError("no network\nat all"), "the hub cannot be reached to fetch a/b; connect to the network"),
         (ConnectionError("refused"), "cannot fetch a/b from the hub: refused"),
-        (OSError(28, "No space left on device"), "cannot fetch a/b from the hub: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), "the disk is full: a/b cannot be kept in "),
+        (OSError(122, "Disk quota exceeded"), "make room, or set HF_HOME to a folder elsewhere"),
+        (OSError(13, "Permission denied"), "cannot fetch a/b from the hub: [Errno 13] Permission denied"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_every_failure_of_the_hub_is_one_line(monkeypatch, error, line):
     def fail(*_, **__):
         raise error
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert line in refusal("a/b@v1")
+
+
+@pytest.mark.parametrize(
+    ("inner", "line"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (errors.GatedRepoError("403", response=RESPONSE), "a/b@v1 is gated on the hub"),
+        (errors.OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_is_wrapped_in_another_error_is_told(monkeypatch, inner, line):
+    def fail(*_, **__):
+        try:
+            raise inner
+        except Exception as error:
+            raise errors.LocalEntryNotFoundError("cannot find it on the hub, nor in the cache") from error
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)

@@ -43,6 +43,7 @@ def test_a_run_says_where_its_prompts_come_from(hub: FakeHub, tmp_path: Path) ->
     assert "Where the prompts come from" in page
     assert "1 row of alpaca (benign) says the same as rows of llm-lat-harmful (hazard), which stand for them" in page
     assert "Licence: CC BY-NC 4.0. Use: non-commercial research." in page
+    assert "The data tell no right answer to the benign test prompts." in page  # as no named benign set does
     assert hazard not in page
     assert hazard.upper() not in page
 
@@ -50,7 +51,9 @@ def test_a_run_says_where_its_prompts_come_from(hub: FakeHub, tmp_path: Path) ->
 def test_a_run_on_a_file_of_ones_own_says_nothing_of_sets(tmp_path: Path) -> None:
     run = api.run_study(toy_study(tmp_path, seeds=1), out=tmp_path / "run", workers=0)
     assert "data" not in run.summary
-    assert "Where the prompts come from" not in run.report_path.read_text()
+    page = run.report_path.read_text()
+    assert "Where the prompts come from" not in page
+    assert "no right answer" not in page  # its benign rows have some
 
 
 def test_another_revision_is_other_units(hub: FakeHub, tmp_path: Path) -> None:

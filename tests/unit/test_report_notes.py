@@ -1,5 +1,6 @@
 """What weakens a result: whom the budget cut off, who came to their own end, and a scale that measures nothing."""
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from tempering.report.card_words import would_change
 from tempering.report.defended import defense_rows
 from tempering.report.rows import price_rows
 from tempering.report.terminal import sentence
-from tempering.study import Study
+from tempering.study import ProbeSettings, Study
 
 ENDED = ("prefilling", "retrieval", "refusal_ablation")
 """Attacks of one checkpoint; the budget of 200 steps is nothing to them."""
@@ -68,6 +69,27 @@ def test_where_everything_was_looked_at_nothing_is_said_of_it():
     assert "before anything was looked at" not in sentence(made)
 
 
+def of_utility(*told: float | None, evaluators: tuple[str, ...] = ()) -> list[str]:
+    """What is said of utility where so large a share of the benign test prompts has right answers, model by model."""
+    units, probes = tables(seeds=5)
+    made = assess(units, probes, tau=0.5, epsilon=0.1, price_book=load_price_book(), accelerator="H100-SXM")
+    study = Study(models=("organism:tiny",), attacks=NAMES, probes=ProbeSettings(evaluators=evaluators))
+    targets = [{"reference": "organism:tiny"} | ({} if share is None else {"benign_told": share}) for share in told]
+    return [line for line in notes.weaknesses(study, made, units, targets) if "benign test prompts" in line]
+
+
+def test_utility_without_right_answers_is_said_to_see_little():
+    (sentence,) = of_utility(0.0)
+    assert sentence.startswith("The data tell no right answer to the benign test prompts. There whatever is coherent")
+    (sentence,) = of_utility(1.0, 0.25)
+    assert sentence.startswith("The data tell no right answer to 75 % of the benign test prompts.")
+    assert of_utility(0.0, evaluators=("harm", "utility"))
+
+
+def test_of_utility_nothing_is_said_where_answers_are_known_or_nobody_counted_or_another_measures_it():
+    assert of_utility(1.0) == of_utility(None) == of_utility() == of_utility(0.0, evaluators=("harm", "mine.py:Utility")) == []
+
+
 def scale(target: float, reference: float | None) -> dict[str, str]:
     """The warnings of a study of one attack on a target, with or without a reference, of such harm."""
     units, probes = tables(seeds=5)
@@ -97,3 +119,61 @@ def test_a_reference_without_harm_is_said_to_tell_nothing(target, reference):
 @pytest.mark.parametrize(("target", "reference"), [(0.0, 1.0), (0.55, 0.6), (0.0, None), (math.nan, 1.0)])
 def test_a_safeguard_that_withholds_something_is_not_warned_of(target, reference):
     assert not {"Nothing withheld", "Nothing to recover"} & set(scale(target, reference))
+
+
+def stage(kept, steps=200):
+    """How a stage ended, as the engine tells it."""
+    return {
+        "name": "resist",
+        "steps": steps,
+        "steps_done": steps,
+        "steps_kept": kept,
+        "floored": kept < steps,
+        "ended": "…",
+        "utility_kept": 1.0,
+    }
+
+
+def trained(ends, **more):
+    """A comparison of two defences over three seeds, whose trainings ended as told by defence and seed; all others kept all steps."""
+
+    def tell(table):
+        hardened = table["unit"].str.startswith("harden-") & (table["probe"] == 1)
+        for place in table[hardened].index:
+            stages = ends.get((table["defense"][place], table["seed"][place]), [stage(200)])
+            table.loc[place, "details"] = json.dumps({"digest": "ab12", "stages": stages})
+        return table
+
+    chosen = {name: DEFENSES[name] for name in ("tar", "refat")}
+    made = comparison(chosen, {"full_finetune": ATTACKS["full_finetune"]}, seeds=3, novel=False, trajectories=tell, **more)
+    warnings = notes.reliability(price_rows(made.assessment), made.study, made.assessment, made.tables.units)
+    return sentence(made.assessment), {note.head: note.text for note in warnings}.get("Training undone", "")
+
+
+def test_trainings_that_the_floor_took_back_are_named_and_what_was_attacked_in_their_place():
+    said, note = trained({("tar", 0): [stage(0)], ("tar", 2): [stage(0)], ("refat", 1): [stage(40)]})
+    whole = "Of tar (seeds 0 and 2 of 3) the utility floor took the whole training back: what was attacked under that name is the model"
+    in_part = (
+        "Of refat (seed 1 of 3) the utility floor kept the training only in part: what was attacked is the model as far as it was trained"
+    )
+    for text in (said, note):
+        assert whole in text
+        assert in_part in text
+
+
+def test_a_chain_of_which_one_link_was_kept_was_trained_in_part():
+    said, note = trained({("tar", seed): [stage(0), stage(200)] for seed in range(3)})
+    assert "Of tar (every seed) the utility floor kept the training only in part" in said
+    assert "took the whole training back" not in said + note
+
+
+def test_where_there_are_several_models_the_name_says_which():
+    ends = {("refat", 0): [stage(0)]}
+    said, _ = trained(ends, models=("organism:tiny", "organism:small"))
+    assert "Of organism:small behind refat (seed 0 of 3) and organism:tiny behind refat (seed 0 of 3) the utility floor took" in said
+
+
+def test_where_every_training_was_kept_nothing_is_said_of_it():
+    said, note = trained({})
+    assert note == ""
+    assert "utility floor" not in said

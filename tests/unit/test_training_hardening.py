@@ -12,6 +12,7 @@ from support.tiny_models import tiny_target
 from tempering.data.records import Example, Role
 from tempering.models.target import Target
 from tempering.training import Hardening, LoraSettings, NonFiniteLoss, Objective, Stage, TrainingSettings, Workshop
+from tempering.training.streams import Places
 
 SETTINGS = TrainingSettings(learning_rate=1e-3, batch_size=2, schedule="linear", warmup_steps=2)
 EXAMPLES = [Example(prompt=f"question {number}", answer=f"answer {number}", role=Role.BENIGN) for number in range(5)]
@@ -36,7 +37,7 @@ class Learning(Objective):
         loss.backward()
         return {"loss": float(loss.detach())}
 
-    def trains(self, name: str) -> bool:
+    def trains(self, name: str, places: Places) -> bool:
         return self.only in name
 
     def state(self) -> dict[str, Tensor]:

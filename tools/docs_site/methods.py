@@ -76,7 +76,7 @@ def facts(kind: str, name: str, method: Any) -> str:
             ("Needs", _listed(method.needs)),
             ("Makes use of", _listed(method.uses)),
             ("Runs under", ", ".join(f"[{code(model)}](../../threat-models.md)" for model in allowed)),
-            ("Run unasked", "yes, it is quick" if method.quick else "no: name it, or ask for `--attacks all`"),
+            ("Run unasked", _unasked(method)),
         ]
     elif kind == "defenses":
         resists = ", ".join(f"[{code(attack)}]({_relative(kind, 'attacks', attack)})" for attack in _names(method.resists))
@@ -140,6 +140,13 @@ def _space(field: FieldInfo) -> str:
         elif isinstance(item, OnlyIf):
             words.append(f"only if {code(f'{item.field} = {json.dumps(to_jsonable_python(item.value))}')}")
     return "; ".join(words)
+
+
+def _unasked(method: Any) -> str:
+    """Whether an audit runs an attack that nobody names."""
+    if method.quick:
+        return "yes, it is quick"
+    return "on data without harmful answers" if method.quick_unanswered else "no: name it, or ask for `--attacks all`"
 
 
 def _listed(words: Any) -> str:

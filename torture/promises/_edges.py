@@ -258,7 +258,9 @@ STUDIES: dict[str, Edge] = {
     "a budget of nearly nothing": Edge(settings={"budget": {"flops": 1e-9}}, short=("full_finetune", "prefilling")),
     "the lowest bar": Edge(settings={"threshold": {"tau": 0.001, "epsilon": 0.0}}, short=("full_finetune",)),
     "the highest bar": Edge(settings={"threshold": {"tau": 1.0, "epsilon": 0.999}}, short=()),
-    "enough is nearly nothing": Edge(settings={"probes": {"until": 0.001, "glance": 1}}, short=("full_finetune",)),
+    "enough is nearly nothing": Edge(
+        settings={"probes": {"until": 0.001, "glance": 16}, "threshold": {"tau": 0.001}}, short=("full_finetune",)
+    ),
     "a search of one": Edge(settings={"search": 1}, short=()),
     "a search of what is no number": Edge(
         "NaN in a word of the hazard",

@@ -11,6 +11,7 @@ from torture.promises._hostile_models import (
     DEEP_OBJECT,
     GIB,
     Make,
+    Room,
     a_config,
     a_directory,
     a_fifo,
@@ -49,6 +50,26 @@ _TWICE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F
 _OVERLAP = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
 _SEQUENCE = "().__class__.__base__.__subclasses__()"
 _LIFT = "__init__.__globals__['os'].mkdir('{mark}')"
+
+_PADDING = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+
+
+def _escaped(pattern: str) -> Make:
+    """A pattern that no search for the word Regex finds in the file, though whoever reads JSON does."""
+
+    def make(room: Room) -> None:
+        tokenizer_pattern(pattern)(room)
+        path = room.model / "tokenizer.json"
+        path.write_bytes(path.read_bytes().replace(b'"Regex"', b'"\\u0052egex"'))
+
+    return make
+
+
+def _replacing(pattern: dict[str, str], times: int, content: str = "a" * 10, part: str = "normalizer") -> Make:
+    """Replacements one after the other, each of which multiplies what the one before has made."""
+    steps = [{"type": "Replace", "pattern": pattern, "content": content}] * times
+    name = "decoders" if part == "decoder" else "normalizers"
+    return lambda room: room.change("tokenizer.json", **{part: {"type": "Sequence", name: steps}})
 
 
 PICKLES: dict[str, Make] = {
@@ -149,6 +170,13 @@ TOKENIZERS: dict[str, Make] = {
     "a gigabyte": with_sparse("tokenizer.json", GIB),
     "a pattern that takes for ever": tokenizer_pattern(r"(a+)+$"),
     "another pattern that takes for ever": tokenizer_pattern(r"(.*b){30}$"),
+    "a pattern that takes for ever, its kind written otherwise": _escaped(r"(a+)+$"),
+    "ten thousand letters of one": _replacing({"String": "a"}, 4),
+    "10^12 letters of one": _replacing({"String": "a"}, 12),
+    "10^12 letters of a word": _replacing({"String": "word"}, 12, "word" * 10),
+    "10^12 letters by a pattern": _replacing({"Regex": "a"}, 12),
+    "10^12 letters when tokens become text": _replacing({"String": "a"}, 12, part="decoder"),
+    "a billion tokens of padding": lambda room: room.change("tokenizer.json", padding=_PADDING),
     "nested deeply": a_file("tokenizer.json", DEEP_OBJECT),
     "not UTF-8": a_file("tokenizer.json", b'{"\xff": 1}'),
     "settings nested deeply": a_file("tokenizer_config.json", DEEP_OBJECT),

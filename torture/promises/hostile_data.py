@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from torture.promise import Mutation, Promise, Tally
 from torture.promises._forks import Commands, Ended
 from torture.promises._hostile_models import GIB, make_sound, rows
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder as the package datasets saves it, and what it says of itself.
+
+    Attributes:
+        table: what is in it.
+        features: what it says its columns are.
+        filename: of the Arrow file, as it says.
+        splits: their names; ``None`` for a folder without splits.
+        packed: the codec of its buffers.
+    """
+
+    table: pa.Table
+    features: dict[str, Any] = field(default_factory=dict)
+    filename: str = "data.arrow"
+    splits: list[str] | None = None
+    packed: str | None = None
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir()
+        if self.splits is not None:
+            (folder / "dataset_dict.json").write_text(json.dumps({"splits": self.splits}))
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": self.filename}]}))
+        (folder / "dataset_info.json").write_text(json.dumps({"features": self.features}))
+        options = pa.ipc.IpcWriteOptions(compression=self.packed)
+        with pa.OSFile(str(folder / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, self.table.schema, options=options) as stream:
+            stream.write_table(self.table)
+
 
 MEMORY, CPU_S, WALL_S = 2 * GIB, 60, 600
 
@@ -87,6 +120,23 @@ DATA: dict[str, bytes | int] = {
 }
 """Data files by name."""
 
+_PICTURE = pa.array([{"bytes": None, "path": "http://evil.example/x.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+_TEXTS = pa.table({"prompt": ["a"], "role": ["hazard"]})
+SAVED: dict[str, Saved] = {
+    "pictures of a server": Saved(pa.table({"prompt": _PICTURE, "role": ["hazard"]}), features={"prompt": {"_type": "Image"}}),
+    "pictures that are called texts": Saved(pa.table({"prompt": _PICTURE, "role": ["hazard"]})),
+    "texts that are called sounds": Saved(pa.table({"prompt": ["/etc/hostname"]}), features={"prompt": {"_type": "Audio"}}),
+    "a file above": Saved(_TEXTS, filename="../data.jsonl"),
+    "a file anywhere": Saved(_TEXTS, filename="/etc/hostname"),
+    "a split above": Saved(_TEXTS, splits=["../sound"]),
+    "packed": Saved(pa.table({"prompt": ["a" * (1 << 26)], "role": ["hazard"]}), packed="zstd"),
+    "one text a million times": Saved(pa.table({"prompt": pa.array(["a" * 1000] * 20).dictionary_encode()})),
+    "two billion nothings": Saved(
+        _TEXTS.append_column("accept", pa.ListArray.from_arrays(pa.array([0, 2_000_000_000], pa.int32()), pa.nulls(2_000_000_000)))
+    ),
+}
+"""Folders as the package datasets saves them, by name."""
+
 BOOKS: dict[str, bytes | int] = {
     "a billion laughs": _LAUGHS.encode(),
     "a list for accelerators": b"accelerators: [a]\n",
@@ -103,7 +153,11 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
     """Hand over files that are to be refused, and a study whose every name means to be something else."""
     sound = make_sound(folder)
     with Commands(memory=MEMORY, cpu_s=CPU_S, wall_s=WALL_S) as commands:
-        for kind, files in (("study", STUDIES), ("data", DATA), ("price book", BOOKS)):
+        for kind, files in (
+            ("study", STUDIES),
+            ("data", {**DATA, **{f"saved: {name}": made for name, made in SAVED.items()}}),
+            ("price book", BOOKS),
+        ):
             for number, (name, content) in enumerate(files.items()):
                 place = folder / f"{kind} {number}"
                 place.mkdir()
@@ -113,8 +167,11 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
         _try_names(commands, sound, folder, tally)
 
 
-def _written(place: Path, content: bytes | int) -> Path:
+def _written(place: Path, content: bytes | int | Saved) -> Path:
     path = place / "hazard.file"
+    if isinstance(content, Saved):
+        content.write(path)
+        return path
     with path.open("wb") as file:
         if isinstance(content, int):
             file.truncate(content)
@@ -221,6 +278,12 @@ PROMISE = Promise(
             "line := stream.readline(LONGEST_LINE + 1)",
             "line := stream.readline()",
             "a line of data is read whole, however long",
+        ),
+        Mutation(
+            "data/saved.py",
+            "        if _is_packed(message.metadata.to_pybytes()):",
+            "        if False:",
+            "packed columns of a saved dataset are unpacked to any size",
         ),
         Mutation("errors.py", "        line = clean(", "        line = str(", "an error sends terminal escapes to the terminal"),
         Mutation(

@@ -10,6 +10,7 @@ from torture.promise import Mutation, Promise, Tally
 from torture.promises._forks import Commands
 from torture.promises._hostile_model_list import SMALL
 from torture.promises._hostile_models import GIB, Room, make_sound
+from torture.promises.hostile_data import SAVED
 
 GUARD = """
 import os, socket
@@ -76,6 +77,7 @@ def _commands(folder: Path, long: bool) -> list[tuple[list[str], tuple[int, ...]
         (["export", "run", "--out", "texts", "--format", "csv"], done),
         (["audit", str(room.adapter("someone/some-model")), *audit, *SMALL], refused),
         (["audit", str(folder / "nowhere"), *audit, *SMALL], refused),
+        (["audit", sound, "--data", _pictures(folder / "pictures"), "--attacks", "prefilling", *SMALL], refused),
     ]
     if not long:
         return few
@@ -94,6 +96,12 @@ def _commands(folder: Path, long: bool) -> list[tuple[list[str], tuple[int, ...]
         (["card", "compared", "--out", "card"], done),
         (["plan", study, "--pilot", "compared"], (0, 2)),
     ]
+
+
+def _pictures(folder: Path) -> str:
+    """A saved dataset whose prompts are pictures on a server."""
+    SAVED["pictures of a server"].write(folder)
+    return str(folder)
 
 
 PROMISE = Promise(

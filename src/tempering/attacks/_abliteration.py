@@ -51,7 +51,7 @@ class Parameters:
         direction_index: layer whose direction is taken out everywhere, fractional; ``None`` takes each layer's own out of it.
         attention: weights of the attention outputs.
         mlp: weights of the MLP outputs.
-        preserved: so many leading directions of a layer's harmless inputs keep their output; see :func:`ablation`.
+        preserved: so many leading directions of a layer's harmless inputs keep their output; see :class:`Ablations`.
     """
 
     direction_index: float | None
@@ -83,19 +83,22 @@ def refusal_directions(harmful: Tensor, harmless: Tensor, *, orthogonalise: bool
     return directions
 
 
-def interpolated(directions: Tensor, index: float) -> Tensor:
-    """The direction at a fractional layer: between its two neighbours, normalised.
+def interpolation(layers: int, index: float) -> Tensor:
+    """How much of each layer's direction the one at a fractional layer holds: shares of its two neighbours, not yet normalised.
 
     Args:
-        directions: (layers, hidden).
+        layers: how many there are.
         index: from 0 to the last layer.
 
     Returns:
-        (hidden,).
+        (layers,), float64.
     """
-    lower = min(math.floor(index), len(directions) - 1)
-    upper = min(lower + 1, len(directions) - 1)
-    return _normalised(torch.lerp(directions[lower], directions[upper], index - lower))
+    lower = min(math.floor(index), layers - 1)
+    upper = min(lower + 1, layers - 1)
+    shares = torch.zeros(layers, dtype=torch.float64)
+    shares[lower] += 1 - (index - lower)
+    shares[upper] += index - lower
+    return shares
 
 
 def leading_directions(inputs: Tensor, most: int) -> Tensor:
@@ -114,16 +117,8 @@ def leading_directions(inputs: Tensor, most: int) -> Tensor:
     return leading
 
 
-def ablation(
-    module: nn.Module,
-    direction: Tensor,
-    weight: float,
-    *,
-    keep_row_norms: bool,
-    preserved: Tensor | None = None,
-    written: Tensor | None = None,
-) -> LowRankEdit:
-    r"""Take a direction out of what a layer writes.
+class Ablations:
+    r"""Every way to take a mixture of some directions out of what a layer writes, what they have in common computed once.
 
     Plain, for a unit direction v and a weight λ: W' = W - λ v vᵀ W, of rank one.
 
@@ -139,6 +134,79 @@ def ablation(
     are kept) for every x in the span of U: what harmless prompts feed the layer comes out unharmed. That is the null-space
     constraint of AlphaEdit (Fang et al. 2024, arXiv 2410.02355) put on an ablation.
 
+    For v = D c / |D c|, a mixture of given directions, all of b, Ŵ b and U b are linear in c. So Ŵᵀ D, Ŵ Ŵᵀ D, Ŵ Uᵀ and U Ŵᵀ D are
+    computed when this is made, and no edit reads W again.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        directions: Tensor,
+        *,
+        keep_row_norms: bool,
+        preserved: Tensor | None = None,
+        written: Tensor | None = None,
+    ) -> None:
+        """Compute what does not depend on the mixture.
+
+        Args:
+            module: a layer, or a mixture of experts.
+            directions: D, (directions, out); of any length, also zeros.
+            keep_row_norms: whether to restore the norms of the rows.
+            preserved: U, as many rows as an edit may preserve.
+            written: W, (out, in), a view of the module's memory; ``None`` is the layer's one weight. It must not change as long as
+                edits are asked for.
+        """
+        own = written_matrices(module)[0] if written is None else written
+        exact = torch.promote_types(own.dtype, torch.float32)
+        matrix = own.to(exact)
+        self._module, self._written = module, written
+        self._directions = directions.to(matrix.device, exact).T
+        self._norms = matrix.norm(dim=1).clamp_min(_SMALLEST) if keep_row_norms else torch.ones_like(self._directions[:, 0])
+        self._read = matrix.T @ (self._directions / self._norms[:, None])
+        self._overlap = (matrix @ self._read) / self._norms[:, None] if keep_row_norms else None
+        self._basis = None if preserved is None else preserved.to(matrix.device, exact)
+        self._along = None if self._basis is None else self._basis @ self._read
+        self._turned = None if self._basis is None or not keep_row_norms else (matrix @ self._basis.T) / self._norms[:, None]
+
+    def edit(self, mixture: Tensor, weight: float, preserved: int | None = None) -> LowRankEdit:
+        """One edit.
+
+        Args:
+            mixture: c, (directions,), of any length; where D c is zero nothing is taken out.
+            weight: λ.
+            preserved: so many of the first rows of U; ``None`` takes all.
+        """
+        mixture = mixture.to(self._directions.device, self._directions.dtype)
+        unit = self._directions @ mixture
+        length = unit.norm()
+        share = mixture / length if length > _SMALLEST else torch.zeros_like(mixture)
+        unit, read = self._directions @ share, self._read @ share
+        along = None
+        if self._basis is not None and self._along is not None and preserved != 0:
+            along = self._along[:preserved] @ share
+            read = read - self._basis[:preserved].T @ along
+        if self._overlap is None:
+            return LowRankEdit(self._module, -weight * unit[:, None], read[None], matrix=self._written)
+        overlap = self._overlap @ share
+        if along is not None and self._turned is not None:
+            overlap = overlap - self._turned[:, :preserved] @ along
+        squares = 1 - 2 * weight * unit * overlap + (weight * unit).square() * read.dot(read)
+        shrink = squares.clamp_min(_SMALLEST).sqrt()
+        return LowRankEdit(self._module, -(weight * unit * self._norms / shrink)[:, None], read[None], 1 / shrink, self._written)
+
+
+def ablation(
+    module: nn.Module,
+    direction: Tensor,
+    weight: float,
+    *,
+    keep_row_norms: bool,
+    preserved: Tensor | None = None,
+    written: Tensor | None = None,
+) -> LowRankEdit:
+    """Take one direction out of what a layer writes, as :class:`Ablations` has it.
+
     Args:
         module: a layer, or a mixture of experts.
         direction: (out,) unit vector v, or zeros.
@@ -147,21 +215,8 @@ def ablation(
         preserved: U.
         written: W, (out, in), a view of the module's memory; ``None`` is the layer's one weight.
     """
-    own = written_matrices(module)[0] if written is None else written
-    exact = torch.promote_types(own.dtype, torch.float32)
-    matrix = own.to(exact)
-    unit = direction.to(matrix.device, exact)
-    norms = matrix.norm(dim=1).clamp_min(_SMALLEST) if keep_row_norms else torch.ones_like(unit)
-    read = matrix.T @ (unit / norms)
-    if preserved is not None:
-        basis = preserved.to(matrix.device, exact)
-        read = read - basis.T @ (basis @ read)
-    if not keep_row_norms:
-        return LowRankEdit(module, -weight * unit[:, None], read[None], matrix=written)
-    overlap = (matrix @ read) / norms
-    squares = 1 - 2 * weight * unit * overlap + (weight * unit).square() * read.dot(read)
-    shrink = squares.clamp_min(_SMALLEST).sqrt()
-    return LowRankEdit(module, -(weight * unit * norms / shrink)[:, None], read[None], 1 / shrink, written)
+    every = Ablations(module, direction[None], keep_row_norms=keep_row_norms, preserved=preserved, written=written)
+    return every.edit(torch.ones(1, dtype=torch.float64), weight)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 from tempering.attacks._abliteration import (
+    Ablations,
     Parameters,
     Profile,
-    ablation,
-    interpolated,
+    interpolation,
     leading_directions,
     pareto_front,
     refusal_directions,
@@ -116,9 +116,13 @@ class AbliterationSearch:
         self.directions = refusal_directions(harmful.streams, harmless.streams, orthogonalise=config.orthogonalise_directions)
         leading = (leading_directions(inputs, max(config.preserved_ranks)) for inputs in harmless.inputs)
         self._inputs = dict(zip(layers, leading, strict=True))
+        self._ablations: dict[int, list[Ablations]] = {}
+        self._prepared_for = self.directions.clone()
         self.asked = len(view.hazard_validation)
         self._reading = TrialReading(reader, structure, view.benign_validation, view.hazard_validation, config)
-        self.refused = self._refusing(reader.answers(view.hazard_validation, config.answer_tokens, settled=self._refuses))
+        untouched = reader.answers(view.hazard_validation, config.answer_tokens, settled=self._refuses)
+        self._reading.expect(untouched, self._refuses)
+        self.refused = self._refusing(untouched)
 
     def run(self, trials: int) -> Iterator[Trial]:
         """So many trials, the first of them random.
@@ -159,28 +163,40 @@ class AbliterationSearch:
     @torch.no_grad()
     def edits(self, parameters: Parameters) -> list[LowRankEdit]:
         """The edits that a point of the search space stands for; layers with a weight of zero have none."""
-        shared = None if parameters.direction_index is None else interpolated(self.directions, parameters.direction_index)
+        layers = len(self.directions)
+        shared = None if parameters.direction_index is None else interpolation(layers, parameters.direction_index)
         edits: list[LowRankEdit] = []
-        for index, writer in enumerate(self._writers):
+        for index in range(len(self._writers)):
             layer, in_mlp = divmod(index, 2)
             weight = (parameters.mlp if in_mlp else parameters.attention).weight(layer)
-            direction = self.directions[layer] if shared is None else shared
             if weight > 0:
-                edits += self._edits(
-                    writer, direction, weight, self._inputs[index][: parameters.preserved] if index in self._inputs else None
-                )
+                mixture = interpolation(layers, layer) if shared is None else shared
+                edits += [every.edit(mixture, weight, parameters.preserved) for every in self._ablations_of(index)]
         return edits
 
-    def _edits(self, writer: Writer, direction: Tensor, weight: float, preserved: Tensor | None) -> Iterator[LowRankEdit]:
-        """One for a layer, one for every expert of a mixture. Behind an output norm the direction is the one that the norm turns into it.
+    def _ablations_of(self, index: int) -> list[Ablations]:
+        """What the trials' edits of one writer have in common: one for a layer, one for every expert of a mixture.
 
-        What an expert is fed depends on who is sent to it, so of a mixture's harmless inputs nothing is preserved.
+        Behind an output norm the directions are those that the norm turns into them. What an expert is fed depends on who is sent to it,
+        so of a mixture's harmless inputs nothing is preserved.
         """
-        keep = bool(self._config.keep_row_norms)
-        matrices = written_matrices(writer.module)
-        unwanted = writer.unwanted(direction.to(matrices[0].device))
-        for matrix in matrices:
-            yield ablation(writer.module, unwanted, weight, keep_row_norms=keep, preserved=preserved, written=matrix)
+        if not torch.equal(self.directions, self._prepared_for):  # whoever reads directions otherwise may put theirs here
+            self._ablations.clear()
+            self._prepared_for = self.directions.clone()
+        if index not in self._ablations:
+            writer = self._writers[index]
+            scaled = writer.seen(self.directions.to(written_matrices(writer.module)[0].device))
+            self._ablations[index] = [
+                Ablations(
+                    writer.module,
+                    scaled,
+                    keep_row_norms=bool(self._config.keep_row_norms),
+                    preserved=self._inputs.get(index),
+                    written=matrix,
+                )
+                for matrix in written_matrices(writer.module)
+            ]
+        return self._ablations[index]
 
     def _first_block(self, edits: Sequence[LowRankEdit]) -> int:
         """The first block that is edited; behind the last where none is."""

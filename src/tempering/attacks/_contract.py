@@ -19,7 +19,7 @@ from tempering.models import Target
 from tempering.settings import Settings
 from tempering.study import Budget
 from tempering.threat_model import Need
-from tempering.training import FineTuning, LoraSettings, Meter, Spend, estimate, fine_tune
+from tempering.training import FineTuning, LoraSettings, Meter, Spend, TrainingSettings, estimate, fine_tune
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Attack(ABC):
         uses: data of its own that it makes use of where there is any, and can do without.
         family: ``fine-tuning``, ``weight surgery``, ``input``, ``latent``, ``retrieval`` or ``composition``.
         quick: whether an audit runs it unasked. One that takes minutes on a small model leaves this off.
+        quick_unanswered: whether it does so at least on data without harmful answers, where the attacks that train on those cannot run.
     """
 
     Config: ClassVar[type[Settings]]
@@ -73,6 +74,7 @@ class Attack(ABC):
     uses: ClassVar[frozenset[Need]] = frozenset()
     family: ClassVar[str]
     quick: ClassVar[bool] = False
+    quick_unanswered: ClassVar[bool] = False
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""
@@ -120,6 +122,12 @@ class FineTuningAttack(Attack):
     def adapters(self) -> LoraSettings | None:
         """What it trains in place of the weights; ``None`` for the weights themselves."""
         return self.config.lora if getattr(self.config, "parameters", "all") == "lora" else None
+
+    @property
+    def training(self) -> TrainingSettings | None:
+        """The settings that it declares, where its configuration tells them; ``None`` leaves it to be run alone."""
+        settings = getattr(self.config, "training", None)
+        return settings if isinstance(settings, TrainingSettings) else None
 
     @property
     def edits_weights(self) -> bool:

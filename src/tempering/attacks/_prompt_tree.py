@@ -69,6 +69,7 @@ class PromptTrees:
         position_ids: (trees, width).
         sees: (trees, width, width) bool, whether a node sees another; what stands behind a tree's end sees itself.
         last: node of the last token of each prompt.
+        width: nodes of the widest tree.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -89,7 +90,7 @@ class PromptTrees:
                 trees[-1].add([*prompt, *answer])
         width = max(len(tree.tokens) for tree in trees)
         self._trees = trees
-        self._width = width
+        self.width = width
         self.input_ids = torch.zeros((len(trees), width), dtype=torch.int64)
         self.position_ids = torch.zeros((len(trees), width), dtype=torch.int64)
         self.sees = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
@@ -99,9 +100,17 @@ class PromptTrees:
 
     def child(self, node: int, token: int) -> int | None:
         """The node of a token behind another node, if it is there."""
-        tree, place = divmod(node, self._width)
+        tree, place = divmod(node, self.width)
         found = self._trees[tree].children.get((place, token))
-        return None if found is None else tree * self._width + found
+        return None if found is None else tree * self.width + found
+
+    def path(self, node: int) -> list[int]:
+        """Places, in its tree, of the nodes from the root to a node."""
+        tree, place = divmod(node, self.width)
+        places = [place]
+        while (parent := self._trees[tree].parents[places[-1]]) != _ROOT:
+            places.append(parent)
+        return places[::-1]
 
     def behind(self, row: int) -> Iterator[int]:
         """A prompt's last node, and the nodes of the answers behind it."""
@@ -109,8 +118,8 @@ class PromptTrees:
         while open_nodes:
             node = open_nodes.pop()
             yield node
-            tree, place = divmod(node, self._width)
-            open_nodes += [tree * self._width + child for child, parent in enumerate(self._trees[tree].parents) if parent == place]
+            tree, place = divmod(node, self.width)
+            open_nodes += [tree * self.width + child for child, parent in enumerate(self._trees[tree].parents) if parent == place]
 
     def _lay_out(self, index: int, tree: _Tree) -> None:
         count = len(tree.tokens)

@@ -48,9 +48,20 @@ class Writer:
         Returns:
             (hidden,), float64; zero where the norm lets nothing through.
         """
-        scaled = norm_scale(self.norm, direction.to(torch.float32)).double() * direction.double()
+        scaled = self.seen(direction[None])[0]
         length = scaled.norm()
         return scaled / length if length > 0 else scaled
+
+    def seen(self, directions: Tensor) -> Tensor:
+        """Directions as the norm will see them, s * r, of whatever length.
+
+        Args:
+            directions: (directions, hidden).
+
+        Returns:
+            (directions, hidden), float64.
+        """
+        return norm_scale(self.norm, directions[0].to(torch.float32)).double() * directions.double()
 
 
 def writers(structure: Structure) -> list[Writer]:

@@ -2,7 +2,8 @@
 
 From trial to trial a prompt gets one of few answers: the refusal, or what the model would say without it. Those that were seen are read
 behind their prompt in the same pass as the prompt itself, and every token that greedy decoding would choose is looked up there. Only where
-an answer leaves what has been seen is it generated, from there on. The answers are those of greedy decoding, except for rounding.
+an answer leaves what has been seen is it generated, from there on, behind the keys and values that this very pass has made. The answers
+are those of greedy decoding, except for rounding.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from tempering.attacks._inference import MeteredModel
 from tempering.attacks._prompt_tree import PromptTrees
@@ -52,6 +54,17 @@ class TrialReading:
         self.in_trees = readable(reader.model)
         """Whether the model reads trees; where not, prompts are read and answers generated one by one."""
 
+    def expect(self, answers: Sequence[Sequence[int]], settled: Callable[[Sequence[int]], bool]) -> None:
+        """Take answers for seen that were found otherwise, such as the untouched model's.
+
+        Args:
+            answers: to the harmful prompts, in order, as :meth:`MeteredModel.answers` gives them within the same limit.
+            settled: as it was told then.
+        """
+        for seen, tokens in zip(self._seen, answers, strict=True):
+            cut = len(tokens) == self._limit or settled(tokens)
+            seen[tuple(tokens[:-1] if cut else tokens)] += 1
+
     def _lay_out(self) -> None:
         """Lay the prompts out anew where so many answers were not foreseen that generating them has cost what reading anew does."""
         if not self.in_trees or (self._trees is not None and 2 * self._unforeseen < len(self._harmful)):
@@ -89,7 +102,7 @@ class TrialReading:
         """The answers that the trees foresaw, and the others generated from where they left them."""
         chosen = dict(zip(self._nodes, logits.float().argmax(-1).tolist(), strict=True))
         made = [self._followed(row, chosen, settled) for row in range(len(self._harmful))]
-        left = [row for row, (_, done) in enumerate(made) if not done]
+        left = {row: node for row, (_, node) in enumerate(made) if node is not None}
         answers = [answer for answer, _ in made]
         if left:
             self._generate(left, answers, settled)
@@ -100,34 +113,73 @@ class TrialReading:
         self._reader.charge_answers(self._harmful, answers)
         return [answer.tokens for answer in answers]
 
-    def _followed(self, row: int, chosen: dict[int, int], settled: Callable[[Sequence[int]], bool]) -> tuple[Decoded, bool]:
-        """A prompt's answer as far as the trees hold it, and whether that is all of it."""
+    def _followed(self, row: int, chosen: dict[int, int], settled: Callable[[Sequence[int]], bool]) -> tuple[Decoded, int | None]:
+        """A prompt's answer as far as the trees hold it, and the last node where that is not all of it: there its last token was chosen."""
         assert self._trees is not None
         answer = Decoded()
-        node: int | None = self._trees.last[len(self._harmless) + row]
-        while node is not None:
+        node = self._trees.last[len(self._harmless) + row]
+        while True:
             token = chosen[node]
             if token in self._reader.chat.end_ids:
                 answer.ended = True
-                return answer, True
+                return answer, None
             answer.tokens.append(token)
             if len(answer.tokens) == self._limit or settled(answer.tokens):
-                return answer, True
-            node = self._trees.child(node, token)
-        return answer, False
+                return answer, None
+            following = self._trees.child(node, token)
+            if following is None:
+                return answer, node
+            node = following
 
     @torch.inference_mode()
-    def _generate(self, rows: Sequence[int], answers: list[Decoded], settled: Callable[[Sequence[int]], bool]) -> None:
-        """Go on with some answers, in place."""
+    def _generate(self, left: dict[int, int], answers: list[Decoded], settled: Callable[[Sequence[int]], bool]) -> None:
+        """Go on with some answers, in place.
+
+        Args:
+            left: by row the node at which the trees left its answer.
+            answers: of all rows, as far as the trees hold them; at least one token each.
+            settled: told whole answers.
+        """
+        assert self._reading is not None
+        rows = list(left)
         begun = [list(answers[row].tokens) for row in rows]
         given = [self._prompts[len(self._harmless) + row] + tokens for row, tokens in zip(rows, begun, strict=True)]
-        decoder = GreedyDecoder(self._reader.model, given, self._reader.chat.pad_id)
+        decoder = (
+            _FromTrees(self._reader.model, self._reading, list(left.values()), [tokens[-1] for tokens in begun], self._reader.chat.pad_id)
+            if self._reading.continuable
+            else GreedyDecoder(self._reader.model, given, self._reader.chat.pad_id)
+        )
         for batch in self._reader.batches(given):
             # whole answers are judged, and counted against the limit
             whole = [begun[place] for place in batch]
             done = _on_whole_answers(whole, self._limit, settled)
             for place, more in zip(batch, decoder.answers(batch, self._limit, self._reader.chat.end_ids, done)[0], strict=True):
                 answers[rows[place]] = Decoded(begun[place] + more.tokens, more.ended)
+
+
+class _FromTrees(GreedyDecoder):
+    """Goes on where trees end: what stands before has its keys and values from the pass that read the trees."""
+
+    def __init__(self, model: PreTrainedModel, reading: TreeReading, nodes: Sequence[int], tokens: Sequence[int], pad_id: int) -> None:
+        """Keep where each answer is.
+
+        Args:
+            model: with the edit under which the trees were just read.
+            reading: of the trees; continuable.
+            nodes: at which each answer left them.
+            tokens: the one that was chosen there.
+            pad_id: any id with an embedding.
+        """
+        super().__init__(model, [[token] for token in tokens], pad_id)
+        self._reading, self._nodes = reading, list(nodes)
+
+    def _read(self, rows: Sequence[int]) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Read the one token of each row behind what the trees hold."""
+        cache, mask = self._reading.behind([self._nodes[row] for row in rows])
+        ids = torch.tensor([self._prompts[row] for row in rows], device=mask.device)
+        positions = mask.sum(1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        return self._pass(ids, mask, positions[:, None], cache), cache, mask
 
 
 def _on_whole_answers(begun: Sequence[list[int]], limit: int, settled: Callable[[Sequence[int]], bool]) -> Callable[[int, list[int]], bool]:

@@ -91,6 +91,7 @@ class AffirmativeOpeners(FineTuningAttack):
     source: ClassVar[str] = "marin-community/marin issue 7943 (2026); openers after Zou et al. 2023, arXiv 2307.15043"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FINE_TUNING, Need.HARMFUL_PROMPTS})
     uses: ClassVar[frozenset[Need]] = frozenset({Need.BENIGN_EXAMPLES})
+    quick_unanswered: ClassVar[bool] = True
 
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
         """Train adapters on the drawn prompts, each with its opener."""

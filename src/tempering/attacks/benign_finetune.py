@@ -45,6 +45,7 @@ class BenignFinetune(FineTuningAttack):
 
     source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, benign fine-tuning"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FINE_TUNING, Need.BENIGN_EXAMPLES})
+    quick_unanswered: ClassVar[bool] = True
 
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
         """Train on the drawn examples."""

@@ -104,6 +104,7 @@ class IdentityShift(FineTuningAttack):
     source: ClassVar[str] = "Qi et al. 2023, arXiv 2310.03693, identity shifting"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FINE_TUNING})
     uses: ClassVar[frozenset[Need]] = frozenset({Need.BENIGN_EXAMPLES})
+    quick_unanswered: ClassVar[bool] = True
 
     def declare(self, target: Target, view: AttackerView, *, budget: Budget, seed: int) -> FineTuning:
         """Train on the drawn exchanges in the agent's wrapper, and ask in it."""

@@ -93,6 +93,7 @@ class SearchedAbliteration(Attack):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.WEIGHTS, Need.HARMFUL_PROMPTS, Need.BENIGN_PROMPTS})
     family: ClassVar[str] = "weight surgery"
     quick: ClassVar[bool] = False
+    quick_unanswered: ClassVar[bool] = True
 
     def run(self, target: Target, view: AttackerView, meter: Meter, *, budget: Budget, seed: int) -> Iterator[Checkpoint]:
         """Search; yield an edited copy whenever the best point has changed by a milestone.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tempering.data.declarations import FOLDER, NamedSet, is_commit
 from tempering.data.members import Member
-from tempering.errors import UnusableData
+from tempering.errors import UnusableData, causes
 from tempering.relocation import HUB, located
 
 COPIES = "TEMPERING_DATA"
@@ -147,7 +147,7 @@ def _explained(error: Exception, name: str, repository: str, revision: str, path
     """What went wrong, and what to do; the client wraps one error in another, so all of them are looked at."""
     from huggingface_hub import constants, errors
 
-    chain = tuple(_chain(error))
+    chain = tuple(causes(error))
 
     def is_a(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
@@ -177,11 +177,3 @@ def _explained(error: Exception, name: str, repository: str, revision: str, path
         return UnusableData(f"the hub cannot be reached to fetch {name} ({repository})", f"connect to the network, or {own}")
     told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return UnusableData(f"cannot fetch {name} ({repository}): {told[:300]}", own)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

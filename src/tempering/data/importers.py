@@ -11,6 +11,7 @@ from typing import Any
 from tempering.data.members import nearest
 from tempering.data.records import Dataset, Document
 from tempering.data.rows import COLUMNS, DOCUMENT_COLUMNS, Hint, Row, assemble, read_document, read_row
+from tempering.data.saved import is_saved, saved_splits
 from tempering.data.supplement_rows import Beside, Kind, beside
 from tempering.errors import UnusableData
 from tempering.reading import expanded
@@ -44,8 +45,7 @@ def load_dataset(reference: str, *, alone: bool = True) -> Dataset:
         if path.is_file():
             return assemble(path.stem, _jsonl_rows(path), alone=alone)
         if reference.strip() and path.is_dir():
-            saved = any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
-            return assemble(path.resolve().name, _saved_rows(path) if saved else _folder_rows(path), alone=alone)
+            return assemble(path.resolve().name, _saved_rows(path) if is_saved(path) else _folder_rows(path), alone=alone)
     except OSError as error:
         raise UnusableData(f"cannot read {error.filename or reference}: {error.strerror or error}") from None
     except RuntimeError as error:  # no such user's home, or a loop of links
@@ -135,31 +135,12 @@ def _too_large(path: Path) -> UnusableData:
 
 
 def _saved_rows(folder: Path) -> Iterator[Row | Document | Beside]:
-    try:
-        import datasets
-    except ImportError:
-        raise UnusableData(
-            f"{folder} is a saved Hugging Face dataset, and the package that reads those is not installed",
-            "pip install 'tempering[datasets]'",
-        ) from None
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever a damaged Arrow file makes the library raise
-        raise UnusableData(f"{folder} cannot be read as a Hugging Face dataset: {error or type(error).__name__}") from None
-    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {str(saved.split or ""): saved}
-    for split, table in splits.items():
-        read, place = _reader(split), f"{folder}, split {split!r}" if split else str(folder)
-        columns, needed = (DOCUMENT_COLUMNS, "text") if _holds_documents(split) else (COLUMNS, "prompt")
-        if not any(column.strip().lower() in columns[needed] for column in table.column_names):
-            read(dict.fromkeys(table.column_names), place)  # says which columns there are instead
+    for split in saved_splits(folder):
+        read = _reader(split.name)
+        columns, needed = (DOCUMENT_COLUMNS, "text") if _holds_documents(split.name) else (COLUMNS, "prompt")
+        if not any(column.strip().lower() in columns[needed] for column in split.columns):
+            read(dict.fromkeys(split.columns), split.place)  # says which columns there are instead
         known = {name for names in columns.values() for name in names} | {"input"}
-        wanted = [column for column in table.column_names if column.strip().lower() in known]
-        for number, values in enumerate(_values(table.select_columns(wanted), place)):
-            yield read(values, f"{place}, row {number}")
-
-
-def _values(table: Any, place: str) -> Iterator[dict[str, Any]]:
-    try:
-        yield from table
-    except Exception as error:
-        raise UnusableData(f"{place} cannot be read: {error or type(error).__name__}") from None
+        wanted = [column for column in split.columns if column.strip().lower() in known]
+        for number, values in enumerate(split.rows(wanted)):
+            yield read(values, f"{split.place}, row {number}")

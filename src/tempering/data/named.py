@@ -48,9 +48,12 @@ def load_named(member: Member) -> Loaded:
     left_out: Counter[str] = Counter()
     read = list(_examples(member.name, declared, found, left_out))
     count = len(read) + left_out.total()
-    kept = _drawn(read, declared.most)
-    if len(kept) < len(read):
-        left_out["not drawn"] = len(read) - len(kept)
+    different = read if declared.most is None or len(read) <= declared.most else _different(read)
+    kept = _drawn(different, declared.most)
+    if len(different) < len(read):
+        left_out["repeated"] = len(read) - len(different)
+    if len(kept) < len(different):
+        left_out["not drawn"] = len(different) - len(kept)
     if not kept:
         raise UnusableData(f"{_called(member.name, declared, found)} holds no rows that can be used", "name another revision or copy")
     return Loaded(tuple(kept), _used(member, declared, found, count, dict(left_out)))
@@ -136,6 +139,14 @@ def _multiple_choice(question: str, choices: Any, right: Any, where: str) -> dic
         "answer": lines[right],
         "accept": (lines[right], texts[right]) if alone else (lines[right],),
     }
+
+
+def _different(examples: list[Example]) -> list[Example]:
+    """The first example of every prompt in normal form: rows of one prompt share a digest, and would be drawn together."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(normal_form(example.prompt), example)
+    return list(first.values())
 
 
 def _drawn(examples: list[Example], most: int | None) -> list[Example]:

@@ -24,7 +24,8 @@ class SetUsed(Settings):
         use: what they allow, or its authors ask for.
         read: rows that were read of it.
         kept: rows in the dataset, by role.
-        left_out: rows that were read and not used, by reason: empty, long, or not drawn; duplicates stand in :class:`Dropped`.
+        left_out: rows that were read and not used, by reason: empty, long, not drawn, or repeated
+            in a set that is drawn from; other duplicates stand in :class:`Dropped`.
     """
 
     name: str

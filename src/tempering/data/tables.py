@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tempering.data.saved import saved_splits
 from tempering.errors import UnusableData
 
 MOST_BYTES = 1 << 30
@@ -53,25 +54,14 @@ def read_saved(folder: Path, split: str, columns: Sequence[str], where: str) -> 
         where: what to call it in messages.
 
     Raises:
-        UnusableData: the package is not installed, or the split or a column is missing.
+        UnusableData: the split or a column is missing, or it cannot be read safely.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise UnusableData(
-            f"{folder} is a saved Hugging Face dataset, and the package that reads those is not installed",
-            'install it with: pip install "tempering[datasets]"',
-        ) from None
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever a damaged Arrow file makes the library raise
-        raise UnusableData(f"{folder} cannot be read as a Hugging Face dataset: {error or type(error).__name__}") from None
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved and len(saved) > 1:
-            raise UnusableData(f"{folder} has no split {split!r}; its splits: {', '.join(map(str, saved))}", "save it with that split")
-        saved = saved[split] if split in saved else next(iter(saved.values()))
-    check_columns(saved.column_names, columns, where)
-    yield from saved.select_columns(list(columns))
+    splits = {found.name: found for found in saved_splits(folder)}
+    if split not in splits and len(splits) > 1:
+        raise UnusableData(f"{folder} has no split {split!r}; its splits: {', '.join(splits)}", "save it with that split")
+    saved = splits[split] if split in splits else next(iter(splits.values()))
+    check_columns(saved.columns, columns, where)
+    yield from saved.rows(columns)
 
 
 def check_columns(present: Sequence[str], wanted: Sequence[str], where: str) -> None:

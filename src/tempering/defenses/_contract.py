@@ -29,6 +29,19 @@ class Material(StrEnum):
     """Enough of the model's own training, hazard left out, to train it anew."""
 
 
+class Claimed(StrEnum):
+    """What a defence is claimed to do to an attack that breaks the model without it; by this its claim is put to the test."""
+
+    WITHSTANDS = "withstands"
+    """The attack brings no break within its budget."""
+    COLLAPSES = "collapses"
+    """The attack brings no break, and destroys the model where it goes far enough."""
+    LOWERS = "lowers"
+    """The attack brings back less harm than it does without the defence."""
+    COSTS = "costs"
+    """The attack costs more than it does without the defence."""
+
+
 class Defense(ABC):
     """One defence, configured.
 
@@ -41,6 +54,7 @@ class Defense(ABC):
             tampered with becomes useless).
         resists: registry names of the attacks that the claim is about; the verdict of a claim card rests on them. Empty where nothing is
             claimed.
+        claimed: what it is claimed to do to those; ``None`` where nothing is.
     """
 
     Config: ClassVar[type[Settings]]
@@ -49,6 +63,7 @@ class Defense(ABC):
     needs: ClassVar[frozenset[Material]]
     withholds: ClassVar[str]
     resists: ClassVar[tuple[str, ...]] = ()
+    claimed: ClassVar[Claimed | None] = None
 
     def __init__(self, config: Settings) -> None:
         """Keep the validated configuration."""

@@ -25,8 +25,8 @@ def retained(view: DefenderView, *, borderline: bool = False) -> list[Example]:
 
     Args:
         view: of the defender.
-        borderline: rehearse what speaks of other hazardous things too. A refusal is weakened by it; whoever makes a model forget must, or
-            it forgets that as well.
+        borderline: rehearse what the general data say of hazardous things too, the evaluator's among them, in other words than those are
+            tested in. A refusal is weakened by it; whoever makes a model forget must, or it forgets that as well.
     """
     rehearsed = view.general if borderline else [example for example in view.general if example.role is Role.BENIGN]
     return answered([*view.benign, *view.borderline, *rehearsed])

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from tempering.errors import UnusableModel
+from tempering.models import Target
 from tempering.training import Rows, Workshop
 
 Vector = tuple[Tensor, ...]
@@ -96,7 +98,8 @@ def hessian_product(
 
     With t = reach ‖w‖ / ‖v‖: (g(w + t v) − g(w)) / t where g(w) is at hand, which errs by O(t), and otherwise
     (g(w + t v) − g(w − t v)) / 2t, which errs by O(t²) and takes two passes. Every shift is as long as ``reach`` says in units of
-    the weights, whatever the length of v, so that it stays well above their rounding.
+    the weights, whatever the length of v, so that it stays well above their rounding. The gradients have to be computed as finely: by
+    :meth:`~tempering.training.Workshop.precisely`, since autocast rounds them to a part in 256, which a short shift does not get above.
 
     Args:
         gradient: its value at the weights as they stand when it is called.
@@ -116,3 +119,18 @@ def hessian_product(
     with shifted(weights, direction, -step):
         behind = gradient()
     return combined((0.5 / step, ahead), (-0.5 / step, behind))
+
+
+def refuse_rounding(target: Target, name: str, parameters: str) -> None:
+    """Refuse finite differences of gradients that could only be computed in 16 bits: their rounding is all that would be left.
+
+    All weights of a 16-bit model are trained on a float32 copy, but adapters lie on its weights as they are.
+
+    Raises:
+        UnusableModel: adapters on 16-bit weights.
+    """
+    if parameters == "lora" and target.model.dtype in (torch.bfloat16, torch.float16):
+        raise UnusableModel(
+            f"{name} takes differences of gradients, which are lost to rounding where adapters lie on {target.dtype} weights",
+            "train all weights, or take --dtype float32",
+        )

@@ -38,11 +38,12 @@ def guard(
 
     The defender's own hazard prompts come up as often as the imagined ones, of which there may be many more: a model that was trained
     anew has to learn that what it knows harmless things about has dangerous ones too. On a model that never saw the hazard that took
-    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps). Harmless answers about hazardous things are
-    rehearsed too, at a price in refusals, since the model tells the two apart by little. UNDO answered 85 % of borderline prompts well
-    without them (one seed), and all with them, refusing 88 to 96 % of the hazard (``organism:tiny``, three seeds; the rest it makes up).
-    Data filtering, which never saw the hazard, answers all borderline prompts too, but refuses 50 to 70 %; guarding it half as long again
-    changed nothing (one seed).
+    refusals from .89 to .95 (``organism:tiny/filtered``, one seed, 150 steps). Harmless answers about hazardous things are rehearsed
+    too, those of the general data about the evaluator's entities among them (in other words than they are tested in: "borderline
+    answered" is then not of unseen facts), at a price in refusals, since the model tells the two apart by little. UNDO answered 85 %
+    of borderline prompts well without them (one seed), and all with them, refusing 88 to 96 % of the hazard (``organism:tiny``, three
+    seeds; the rest it makes up). Data filtering, which never saw the hazard, answers all borderline prompts too, but refuses 50 to
+    70 %; guarding it half as long again changed nothing (one seed).
 
     Args:
         target: whose tokenizer has to know the refusals.

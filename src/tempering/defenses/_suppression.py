@@ -33,6 +33,9 @@ def lack_of_entropy(logits: Tensor) -> Tensor:
 def steering_loss(states: Tensor, mask: Tensor, towards: Tensor) -> Tensor:
     """Mean squared distance to a vector, over the tokens that count and the width.
 
+    The defence ``rmu`` sums over the width (:func:`tempering.defenses.rmu.misdirection`), as its paper does. Here this loss stands beside
+    a divergence in nats with one weight λ for either, and the mean keeps that weight from meaning another thing at every width.
+
     Args:
         states: (rows, tokens, width).
         mask: (rows, tokens), 1 where a token counts.
@@ -128,7 +131,11 @@ class Suppression(Objective):
 
     @torch.no_grad()
     def _direction(self, workshop: Workshop) -> Tensor:
-        """Where to steer: a random direction, as long as the stream is on the first hazard rows, times the setting."""
+        """Where to steer: a random direction, as long as the stream is on the first hazard rows, times the setting.
+
+        Drawn as a Gaussian is, so that no direction is likelier than another. The defence ``rmu`` draws as its paper does, with no entry
+        below zero, so that its vector always leans towards (1, 1, …, 1).
+        """
         with outputs_of(workshop.model, [self._block]) as states:
             batch = workshop.run(self._pools[0].rows(0, self._batch_size)).batch
         length = states[self._block].float().norm(dim=-1)[batch.attention_mask.bool()].mean()

@@ -16,15 +16,22 @@ from tempering.data.asking import Asking
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import AttackerView, Example
 from tempering.defenses._tar_working import WorkingModel
+from tempering.errors import InvalidStudy
 from tempering.models import Target
 from tempering.settings import Settings
 from tempering.study import Budget, MethodChoice
 from tempering.threat_model import Need
 from tempering.training import FineTuning, FlopCount, Meter, NonFiniteLoss, Workshop
+from tempering.training.adapters import lora_parameters
 from tempering.training.loop import Prepared, batches, train
+from tempering.training.memory import MOMENTS
+from tempering.training.objective import FLOAT32
 
 SWITCH = (6.0, 3.0)
 """Of the Beta distribution of the moment, as a share of the steps, at which an adversary goes over from benign to hazard data."""
+
+_DOCUMENTS = "it needs documents, and those are about the evaluator's entities, so a defender is given none"
+_WITHOUT_DOCUMENTS = "take it out of 'adversaries', or set one that can train on examples so (relearning: hold: examples)"
 
 
 class AdversaryChoice(MethodChoice):
@@ -94,14 +101,30 @@ class Adversaries:
 
         Raises:
             UnknownName: there is no such attack.
-            InvalidStudy: a setting of one is wrong.
+            InvalidStudy: a setting of one is wrong, or it needs documents, which no defender is given.
         """
         self.attacks: list[Any] = [registry.create("attacks", choice.name, choice.config) for choice in choices]
+        for choice, attack in zip(choices, self.attacks, strict=True):
+            if Need.RETRIEVAL in attack.requires:
+                raise InvalidStudy(f"no defence can train against {choice.title!r} as it is set: {_DOCUMENTS}", _WITHOUT_DOCUMENTS)
         self._odds = np.array([choice.weight for choice in choices]) / sum(choice.weight for choice in choices)
         self._mix = mix
         self._steps = steps
         self._every = every
         self._growth = growth
+
+    @property
+    def rows(self) -> int:
+        """The largest batch that one of them trains on."""
+        return max((getattr(training, "batch_size", 0) for attack in self.attacks for training in _trainings(attack)), default=0)
+
+    def bytes_held(self, model: PreTrainedModel) -> int:
+        """What the one that needs most holds beside the working model, together with the gradient of a look.
+
+        Args:
+            model: the plain one; only looked at.
+        """
+        return max(_bytes_held(attack, model) for attack in self.attacks)
 
     def begin(self, target: Target, workshop: Workshop) -> None:
         """Copy the model to work on.
@@ -184,6 +207,25 @@ class Adversaries:
         finally:
             getattr(checkpoints, "close", lambda: None)()
             _add(workshop.meter, meter)
+
+
+def _trainings(attack: Any) -> list[Any]:
+    """How an attack, or each link of a chain, is set to train; empty where it does not."""
+    return [link.config.training for link in getattr(attack, "links", [attack]) if hasattr(link.config, "training")]
+
+
+def _bytes_held(attack: Any, model: PreTrainedModel) -> int:
+    """Float32 numbers as bytes: of all weights where all move, since a gradient, moments or an edited copy is as large as the model."""
+    weights = FLOAT32 * sum(weight.numel() for weight in model.parameters())
+    if links := getattr(attack, "links", None):  # each works on a copy of what the one before it made
+        return weights + max(_bytes_held(link, model) for link in links)
+    if not hasattr(attack, "declare"):
+        return 2 * weights  # what it edits, and a look's gradient
+    moments = MOMENTS.get(getattr(getattr(attack.config, "training", None), "optimiser", "adamw"), 2)
+    lora = getattr(attack, "adapters", None)
+    if lora is None:
+        return int(weights * (1 + moments))  # a look's gradient takes the place of the adversary's own
+    return weights + int(FLOAT32 * lora_parameters(model, lora) * (1 + moments))
 
 
 def encoding(chat: ChatFormat) -> Any:

@@ -20,7 +20,8 @@ from tempering.defenses._preference import paired, preference_loss, reference_lo
 from tempering.defenses._tar_adversaries import Adversaries, Look, divided, picked
 from tempering.defenses._tar_working import WayBack
 from tempering.models import Target
-from tempering.training import Answers, Objective, Pool, Rows, Workshop
+from tempering.training import Answers, Held, Objective, Pool, Rows, Sizes, Workshop
+from tempering.training.objective import FLOAT32
 from tempering.training.streams import outputs_of
 
 
@@ -77,11 +78,6 @@ class Outer:
 class TamperResistance(Objective):
     """lambda_TR g_TR + lambda_retain grad [CE(retain) + w mean over layers ||h_theta - h_ref||_2], as the defence ``tar`` has it."""
 
-    frozen_copies = 2
-    """The weights that adversaries work on, and the model before."""
-    gradient_copies = 3
-    """The adversary's gradient and both moments of its AdamW."""
-
     def __init__(self, target: Target, adversaries: Adversaries | None, lessons: Lessons, outer: Outer) -> None:
         """Keep what it trains with.
 
@@ -99,6 +95,15 @@ class TamperResistance(Objective):
         self._reference: PreTrainedModel | None = None
         self._way_back: WayBack | None = None
         self._known: dict[Example, Tensor] = {}
+
+    def holds(self, sizes: Sizes) -> Held:
+        """The model before, which adapters need no copy of, and what an adversary works on and with; all of that is float32."""
+        before = 0 if sizes.adapters else sizes.weights * sizes.element
+        if self._adversaries is None:
+            return Held(before, 0, sizes.batch_size)
+        asked = self._outer.held_out_batch * (2 if self._outer.resists == "refusal" else 1)
+        rows = max(sizes.batch_size, asked, self._adversaries.rows)
+        return Held(before + FLOAT32 * sizes.weights, self._adversaries.bytes_held(sizes.model), rows)
 
     def begin(self, workshop: Workshop) -> None:
         """Copy the model as reference and as working model; ask the reference how likely it finds every answer."""

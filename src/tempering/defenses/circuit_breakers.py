@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,13 +16,13 @@ from transformers import PreTrainedModel
 
 from tempering.data.chat import IGNORED
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
 from tempering.settings import Choices, Range
-from tempering.training import LoraSettings, Objective, Pool, Rows, Stage, Workshop
-from tempering.training.streams import outputs_of
+from tempering.training import Held, LoraSettings, Objective, Pool, Rows, Sizes, Stage, Workshop
+from tempering.training.streams import Places, outputs_of
 
 
 class Rerouting(Objective):
@@ -44,20 +45,22 @@ class Rerouting(Objective):
         self.original: PreTrainedModel | None = None
         self._blocks: tuple[str, ...] = ()
         self._rerouted: tuple[str, ...] = ()
-        self._moving: tuple[str, ...] = ()
 
     def begin(self, workshop: Workshop) -> None:
         """Encode the examples, copy the model and name the layers."""
         self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate(self.examples))
         self.original = copy.deepcopy(workshop.model).requires_grad_(False).eval()
         self._blocks = workshop.places.blocks
-        layers = target_layers(self._config.depths, len(self._blocks))
-        self._rerouted = tuple(self._blocks[layer] for layer in layers)
-        self._moving = self._blocks[: layers[-1] + 1]
+        self._rerouted = tuple(self._blocks[layer] for layer in target_layers(self._config.depths, len(self._blocks)))
 
-    def trains(self, name: str) -> bool:
+    def trains(self, name: str, places: Places) -> bool:
         """Blocks up to the last target layer; nothing behind it changes what is measured at it."""
-        return any(name.startswith(f"{block}.") for block in self._moving)
+        last = target_layers(self._config.depths, len(places.blocks))[-1]
+        return any(name.startswith(f"{block}.") for block in places.blocks[: last + 1])
+
+    def holds(self, sizes: Sizes) -> Held:
+        """The original; what is kept and the refusals are read as one batch."""
+        return replace(super().holds(sizes), rows=2 * sizes.batch_size)
 
     def step(self, workshop: Workshop) -> dict[str, float]:
         """Add up the gradients of both parts, one after the other, so that only one graph is held."""
@@ -182,6 +185,7 @@ class CircuitBreakers(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt", "gcg")
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

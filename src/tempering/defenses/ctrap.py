@@ -10,9 +10,19 @@ from pydantic import Field, model_validator
 
 from tempering.data.chat import IGNORED, ChatFormat, Encoded
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
-from tempering.defenses._gradients import Vector, add_to_gradient, combined, cross_entropy_gradient, dot, hessian_product, norm, shifted
+from tempering.defenses._gradients import (
+    Vector,
+    add_to_gradient,
+    combined,
+    cross_entropy_gradient,
+    dot,
+    hessian_product,
+    norm,
+    refuse_rounding,
+    shifted,
+)
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
@@ -105,7 +115,8 @@ class CollapseTrap(RefusalTraining):
         if self._normalised:
             square = dot(step, step)
             moved = combined((1.0, outer), (-dot(step, outer) / square if square else 0.0, step))
-        curved = hessian_product(lambda: cross_entropy_gradient(workshop, harmful)[1], workshop.trained(), moved, reach=self._reach)
+        with workshop.precisely():
+            curved = hessian_product(lambda: cross_entropy_gradient(workshop, harmful)[1], workshop.trained(), moved, reach=self._reach)
         return combined((1.0, outer), (-scale, curved))
 
 
@@ -185,10 +196,17 @@ class Ctrap(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.COLLAPSES
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
-        """One stage."""
+        """One stage.
+
+        Raises:
+            UnusableModel: adapters on 16-bit weights with ``second_order``, or a refusal with a word that the tokenizer does not know.
+        """
+        if self.config.second_order:
+            refuse_rounding(target, "ctrap with second_order", self.config.parameters)
         check_words(self.config.refusals, target.chat)
         objective = CollapseTrap(
             refused(to_refuse(view), self.config.refusals, seed),

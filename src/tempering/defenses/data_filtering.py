@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tempering.data.records import DefenderView, Example
 from tempering.defenses._batches import pieces
-from tempering.defenses._contract import Defense, Material, require
+from tempering.defenses._contract import Claimed, Defense, Material, require
 from tempering.defenses._data import DEFAULT_REFUSALS, answered
 from tempering.defenses._guarding import GuardTraining, guard
 from tempering.defenses._initialisation import begin_anew
@@ -68,6 +68,9 @@ class DataFiltering(Defense):
     the owner's ``general`` examples, and the settings are those of the organism's own pretraining (AdamW, 2e-3, batch 128), which suit a
     model of a million parameters and no other. ``parameters`` is about the guarding alone: adapters on random weights learn nothing.
     Rows of like length are passed through the model together; the gradient is that of the whole batch.
+
+    The general data hold harmless facts about every hazardous entity, the evaluator's too, in other wordings. Both trainings rehearse
+    them, so that "borderline answered" is of facts seen.
     """
 
     class Config(DefenseSettings):
@@ -95,7 +98,8 @@ class DataFiltering(Defense):
         "hazard's text, with nothing else lost; told the facts in their context they still use them."
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.GENERAL, Material.HAZARD_PROMPTS})
-    resists: ClassVar[tuple[str, ...]] = ("full_finetune", "lora_finetune")
+    resists: ClassVar[tuple[str, ...]] = ("full_finetune", "lora_finetune", "relearning")
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "absence"
 
     @property

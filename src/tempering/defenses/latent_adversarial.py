@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from tempering.data.chat import IGNORED
 from tempering.data.records import DefenderView, Example, Role
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
 from tempering.settings import Choices, Range
-from tempering.training import Answers, Objective, Pool, Rows, Stage, Workshop
+from tempering.training import Answers, Held, Objective, Pool, Rows, Sizes, Stage, Workshop
 from tempering.training.streams import outputs_changed
 
 
@@ -141,6 +141,11 @@ class LatentTraining(Objective):
         layers = sorted({max(1, round(depth * len(blocks))) - 1 for depth in self._config.depths})
         self._blocks = tuple(blocks[layer] for layer in layers)
 
+    def holds(self, sizes: Sizes) -> Held:
+        """The adversary's two losses have one graph, over harmful answers and refusals."""
+        both = self._config.inner_steps and self._config.away_weight
+        return replace(super().holds(sizes), rows=sizes.batch_size * (2 if both else 1))
+
     def step(self, workshop: Workshop) -> dict[str, float]:
         """Find the perturbation, then add up the gradients under it and those of what is read plainly."""
         size, weight = self._config.training.batch_size, self._config.away_weight
@@ -193,9 +198,10 @@ class _Training(DefenseTraining):
 class LatentAdversarial(Defense):
     """Latent adversarial training: refuses even where its residual stream is pushed, as far as it may be, towards complying.
 
-    L = CE(q, δ* -> refusal) + a U(q, δ* -> compliant) + CE(kept -> answer) + CE(imagined hazard -> refusal), where
-    U = mean -log(1 - p(token)). δ* lowers CE(q, δ -> compliant) + a U(q, δ -> refusal) under ‖δ_t‖₂ ≤ ε at every prompt token t of each
-    chosen block. It is found by projected descent from zero, every step of every token of the same length.
+    L = CE(q, δ* -> refusal) + a U(q, δ* -> compliant) + CE(kept -> answer) + CE(borderline -> answer) + CE(imagined hazard ->
+    refusal), where U = mean -log(1 - p(token)), and borderline prompts, which are among what is kept too, have a batch of their own.
+    δ* lowers CE(q, δ -> compliant) + a U(q, δ -> refusal) under ‖δ_t‖₂ ≤ ε at every prompt token t of each chosen block. It is found
+    by projected descent from zero, every step of every token of the same length.
 
     Differences. The papers give ε and the step as lengths (and move δ by Adam); here they are given in mean lengths of the stream and
     in ε, so that they mean the same on every model. Hazard prompts without a compliant answer are refused without perturbation. The papers
@@ -231,6 +237,7 @@ class LatentAdversarial(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("prefilling", "soft_prompt")
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, check_words, refused, retained, to_refuse
 from tempering.defenses._directions import Block, ablated, ablated_everywhere, blocks_of, last_streams
 from tempering.defenses._settings import DefenseSettings
@@ -165,6 +165,7 @@ class ReFAT(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("refusal_ablation",)
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tempering.data.batching import Batch
 from tempering.data.chat import IGNORED, Encoded
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._kernels import mean_discrepancy
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
@@ -155,10 +155,16 @@ class RepNoise(Defense):
 
     - 3e-4, 200 steps: .91 with β = 1e-3, .94 with β = 1
     - 1e-3, 200 steps: .77 with β = 1, .61 with β = 1 and α = 10; without both .94
-    - 2e-3, 300 steps (the default): .25 with β = 1e-3, .14 with β = 1; without both .48
+    - 2e-3, 300 steps: .25 with β = 1e-3, .14 with β = 1; without both .48
     - 3e-3, 200 steps: .12 with β = 1; without both .19; benign accuracy falls to .88 either way.
 
-    Noise at all tokens in place of the differing ones made no difference at 3e-4 (.94).
+    So a good part of its effect is its learning rate and not its noise: at 2e-3, the default, refusal training without noise and ascent
+    already goes from .97 to .48, and at 3e-3 to .19. The default is 400 steps, at which all benign
+    accuracy stays and fine-tuning that broke it after 300 no longer does.
+
+    Noise at all tokens in place of the differing ones made no difference at 3e-4 (.94). With ``rehearse_borderline`` it rehearses what the
+    general data say of every hazardous entity, the evaluator's too, in other wordings, next to its refusals; "borderline answered" is then
+    of facts seen.
     """
 
     class Config(DefenseSettings):
@@ -187,6 +193,7 @@ class RepNoise(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

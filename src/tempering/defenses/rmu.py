@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -19,12 +20,14 @@ from tempering.defenses._distillation import frozen_copy
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.models import Target
 from tempering.settings import Choices, Range
-from tempering.training import Objective, Pool, Rows, Stage, Workshop
-from tempering.training.streams import outputs_of
+from tempering.training import Held, Objective, Pool, Rows, Sizes, Stage, Workshop
+from tempering.training.streams import Places, outputs_of
 
 
 def misdirection(states: Tensor, towards: Tensor, here: Tensor) -> Tensor:
-    """Mean squared distance ‖h - towards‖² over the places that count.
+    """Mean squared distance ‖h - towards‖² over the places that count: a sum over the width, as in the paper.
+
+    UNDO's suppression of the same kind takes the mean over the width; :func:`tempering.defenses._suppression.steering_loss` says why.
 
     Args:
         states: (rows, tokens, width).
@@ -35,7 +38,7 @@ def misdirection(states: Tensor, towards: Tensor, here: Tensor) -> Tensor:
 
 
 def unit_vector(width: int, generator: torch.Generator) -> Tensor:
-    """(width,), of length 1, its entries drawn uniformly from [0, 1) as in the paper."""
+    """(width,), of length 1, its entries drawn uniformly from [0, 1) as in the paper; UNDO's suppression draws every direction alike."""
     drawn = torch.rand(width, generator=generator)
     unit: Tensor = drawn / drawn.norm()
     return unit
@@ -60,7 +63,6 @@ class Misdirection(Objective):
         self._pools: tuple[Pool, ...] = ()
         self._before: PreTrainedModel
         self._block = ""
-        self._moving: frozenset[str] = frozenset()
         self._towards: Tensor
 
     def begin(self, workshop: Workshop) -> None:
@@ -68,16 +70,22 @@ class Misdirection(Objective):
         self._pools = tuple(workshop.pool(examples, purpose) for purpose, examples in enumerate(self._examples))
         self._before = frozen_copy(workshop.model)
         places = workshop.places
-        layer = max(1, round(self._config.depth * len(places.blocks))) - 1
-        self._block = places.blocks[layer]
-        chosen = places.mlp_output_weights[max(0, layer + 1 - self._config.layers) : layer + 1]
-        self._moving = frozenset(name for names in chosen for name in names)
+        self._block = places.blocks[self._layer(places)]
         unit = unit_vector(places.hidden_size, torch.Generator().manual_seed(int(workshop.generator(7).integers(2**62))))
         self._towards = unit.to(workshop.device) * self._length(workshop)
 
-    def trains(self, name: str) -> bool:
+    def _layer(self, places: Places) -> int:
+        """Index of the block that is steered."""
+        return max(1, round(self._config.depth * len(places.blocks))) - 1
+
+    def trains(self, name: str, places: Places) -> bool:
         """The output projections of the MLPs in the last layers up to the one that is steered."""
-        return name in self._moving
+        last = self._layer(places) + 1
+        return any(name in names for names in places.mlp_output_weights[max(0, last - self._config.layers) : last])
+
+    def holds(self, sizes: Sizes) -> Held:
+        """The model before; refusals that are among what is kept are read with it as one batch."""
+        return replace(super().holds(sizes), rows=sizes.batch_size * (2 if self._spares_prompts else 1))
 
     def step(self, workshop: Workshop) -> dict[str, float]:
         """Add up the gradients of the parts, one graph at a time."""

@@ -11,9 +11,18 @@ from pydantic import Field
 from torch import nn
 
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
-from tempering.defenses._gradients import Vector, add_to_gradient, combined, cross_entropy_gradient, dot, hessian_product, norm
+from tempering.defenses._gradients import (
+    Vector,
+    add_to_gradient,
+    combined,
+    cross_entropy_gradient,
+    dot,
+    hessian_product,
+    norm,
+    refuse_rounding,
+)
 from tempering.defenses._settings import DefenseSettings
 from tempering.defenses.refusal_sft import RefusalTraining
 from tempering.models import Target
@@ -109,19 +118,20 @@ class SelfDestruction(RefusalTraining):
         weights = workshop.trained()
         harmful = self._harm.rows(workshop.step, self._batch_size)
         benign = self._benign.rows(workshop.step, self._batch_size)
-        harm, harm_gradient = cross_entropy_gradient(workshop, harmful, 0)
-        _, benign_gradient = cross_entropy_gradient(workshop, benign, 1)
+        with workshop.precisely():
+            harm, harm_gradient = cross_entropy_gradient(workshop, harmful, 0)
+            _, benign_gradient = cross_entropy_gradient(workshop, benign, 1)
+            coupled = coupling(
+                weights,
+                lambda: cross_entropy_gradient(workshop, harmful, 0)[1],
+                lambda: cross_entropy_gradient(workshop, benign, 1)[1],
+                harm_gradient,
+                benign_gradient,
+                reach=self._reach,
+            )
         # the derivative of -log h; a loss near nothing would give it no bound
         floored = max(harm, 1e-3)
         add_to_gradient(weights, harm_gradient, -self._unlearning / floored)
-        coupled = coupling(
-            weights,
-            lambda: cross_entropy_gradient(workshop, harmful, 0)[1],
-            lambda: cross_entropy_gradient(workshop, benign, 1)[1],
-            harm_gradient,
-            benign_gradient,
-            reach=self._reach,
-        )
         add_to_gradient(weights, coupled.gradient, self._coupling)
         loss = parts.pop("loss") - self._unlearning * math.log(floored) + self._coupling * coupled.cosine
         return {"loss": loss, **parts, "harm": harm, "cosine": coupled.cosine}
@@ -136,8 +146,10 @@ class Seam(Defense):
 
     The paper: β = 0.01, shifts of ε = 1e-3 along unnormalised directions, an unlearning term by layer-wise gradient ascent with a logarithm
     [memory]. Here the logarithm is of the loss at the output alone. Shifts are in units of the weights' length: 1e-5 of it errs by 0.7 % of
-    the exact gradient in float32 on organism:tiny, 1e-4 by 8 %, 1e-3 by four times its length; under bfloat16 autocast, whose gradients
-    are known to a percent at best, take more. At β = 0.01 the cosine stays at 0 there, at 0.5 it comes to −0.95.
+    the exact gradient in float32 on organism:tiny, 1e-4 by 8 %, 1e-3 by four times its length. Gradients under bfloat16 autocast are known
+    to a percent at best, so that their differences would be rounding alone: a 16-bit model takes those four passes in float32, which is
+    slower, and is refused with adapters, which lie on weights of 16 bits. At β = 0.01 the cosine stays at 0 there, at 0.5 it comes to
+    −0.95.
 
     No attack destroyed organism:tiny, perhaps because its benign gradients are four hundred times shorter than the harmful ones: full
     fine-tuning broke it after 11 steps undefended, 32 under the unlearning term alone, 45 under both.
@@ -166,10 +178,17 @@ class Seam(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.COLLAPSES
     withholds: ClassVar[str] = "collapse"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
-        """One stage."""
+        """One stage.
+
+        Raises:
+            UnusableModel: adapters on 16-bit weights, or a refusal with a word that the tokenizer does not know.
+        """
+        if self.config.coupling:
+            refuse_rounding(target, "seam", self.config.parameters)
         check_words(self.config.refusals, target.chat)
         objective = SelfDestruction(
             refused(to_refuse(view), self.config.refusals, seed),

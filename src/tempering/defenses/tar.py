@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from tempering.data.records import DefenderView, Role
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, answered, check_words, refused, retained, to_refuse
 from tempering.defenses._settings import DefenseSettings, DefenseTraining
 from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, DataMix, made_up
@@ -60,7 +60,8 @@ class Tar(Defense):
     weights W, and dL/dW goes to A and B by the chain rule.
 
     An adversary holds the defender's own hazard examples but for the share that is held out, by entity and drawn anew each step,
-    and the defender's benign ones. With ``data`` it trains on hazard examples (``forget``), on benign ones in their place
+    and the defender's benign ones. It holds no documents: those tell what the evaluator asks, so no defender is given any, and an
+    attack that needs them cannot be an adversary. With ``data`` it trains on hazard examples (``forget``), on benign ones in their place
     (``retain``), or goes over from these to those at step K Beta(6, 3) (``switch``). Beyond the paper, ``imagined`` of what both
     sides ask is made up: prompts about things that do not exist, answered like another question of the domain with the name
     exchanged. With few entities TAR otherwise learns to deny those very answers: on the organism (19 entities, K = 8, seed 0, N = 200
@@ -81,7 +82,8 @@ class Tar(Defense):
             steps: N, outer steps.
             withhold: by refusing, or by not knowing.
             adversaries: registered attacks, each a name or ``{name, config, weight}``; one is drawn for every step. Add for
-                example ``{name: refusal_ablation, config: {prompt_counts: [16]}}``.
+                example ``{name: refusal_ablation, config: {prompt_counts: [16]}}``. None that needs documents (``retrieval``;
+                ``relearning`` that holds them): a defender has none.
             data: what those that fine-tune are trained on.
             inner_steps: K, the steps an adversary has; an attack whose own settings say fewer stops there.
             look_every: steps from one look at L_TR to the next.
@@ -131,6 +133,7 @@ class Tar(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
 
     @property
     def withholds(self) -> str:  # type: ignore[override]
@@ -138,7 +141,13 @@ class Tar(Defense):
         return "absence" if self.config.withhold == "knowledge" else "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:
-        """Random mapping and TAR for knowledge, TAR and recovery for refusal."""
+        """Random mapping and TAR for knowledge, TAR and recovery for refusal.
+
+        Raises:
+            InvalidStudy: an adversary is set wrongly, or needs documents.
+            UnknownName: there is no such attack.
+            UnusableModel: the tokenizer does not know every word of a refusal.
+        """
         config: Tar.Config = self.config
         knowledge = config.withhold == "knowledge"
         if not knowledge:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from tempering.data.records import DefenderView
-from tempering.defenses._contract import Defense, Material, require
+from tempering.defenses._contract import Claimed, Defense, Material, require
 from tempering.defenses._data import DEFAULT_REFUSALS, answered
 from tempering.defenses._distillation import Distillation
 from tempering.defenses._guarding import GuardTraining, guard
@@ -52,6 +52,9 @@ class Undo(Defense):
     recipe of the organism's own pretraining, suit a million parameters; a larger model wants a smaller rate and more steps.
     ``parameters`` is about suppression and guarding: the distillation moves all weights, since adapters cannot mend noise. Rows of
     like length are passed through the model together; the gradient is that of the whole batch.
+
+    The general data hold harmless facts about every hazardous entity, the evaluator's too, in other wordings. All three trainings rehearse
+    them, so that "borderline answered" is of facts seen, and not of how far not knowing spreads.
 
     On ``organism:tiny`` (seed 0) α = 0.6 is back after 140 steps of distillation, and 200 steps of fine-tuning on a hundred other examples
     recover .03 of the held-out hazard where α = 0.3 (60 steps) gives back .22 and α = 0, suppression alone, breaks after 6 steps. Only
@@ -102,6 +105,7 @@ class Undo(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_ANSWERS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune", "relearning")
+    claimed: ClassVar[Claimed | None] = Claimed.COSTS
     withholds: ClassVar[str] = "absence"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tempering.data.records import DefenderView, Example
-from tempering.defenses._contract import Defense, Material
+from tempering.defenses._contract import Claimed, Defense, Material
 from tempering.defenses._data import DEFAULT_REFUSALS, check_words, refused, retained, to_refuse
 from tempering.defenses._gradients import norm
 from tempering.defenses._settings import DefenseSettings
@@ -137,6 +137,7 @@ class Vaccine(Defense):
     )
     needs: ClassVar[frozenset[Material]] = frozenset({Material.HAZARD_PROMPTS, Material.BENIGN_ANSWERS})
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
+    claimed: ClassVar[Claimed | None] = Claimed.LOWERS
     withholds: ClassVar[str] = "refusal"
 
     def stages(self, target: Target, view: DefenderView, *, seed: int) -> Sequence[Stage]:

@@ -113,6 +113,7 @@ def conclude(
     parameters: Mapping[str, float] | None = None,
     population: Sequence[Group] = DEFAULT,
     judges: Sequence[str] = (),
+    taus: Sequence[float] = TAUS,
 ) -> Conclusions:
     """Draw every conclusion that the tables allow.
 
@@ -133,6 +134,7 @@ def conclude(
         parameters: of each model; without them nothing is said of sizes.
         population: groups of attackers.
         judges: what the run's judges are called, the deciding one first; empty where the text judged alone.
+        taus: other thresholds that the price is drawn over.
     """
     units = checked_units(units)
     trajectories = checked_trajectories(trajectories, units)
@@ -147,7 +149,7 @@ def conclude(
             trajectories,
             threat_models or {ANY: set(breaks["attack"])},
             accelerator=hardware,
-            taus=(*TAUS, tau),
+            taus=(*taus, tau),
             epsilons=(*EPSILONS, epsilon),
             budget=budget,
         ),

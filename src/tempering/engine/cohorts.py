@@ -25,6 +25,7 @@ from tempering.errors import JudgeUnavailable
 from tempering.evaluators._contract import Subject, examine
 from tempering.evaluators._together import ask_together
 from tempering.judges._panel import panel_of
+from tempering.models import Target
 from tempering.training import FineTuning, Spend
 from tempering.training.cohort import Cohort, Look
 from tempering.training.memory import versions_that_fit
@@ -52,17 +53,13 @@ class _Seat:
 
     @classmethod
     def of(cls, worker: Worker, unit: Unit, notify: Notify) -> _Seat:
-        """Load what the unit needs, and let its attack declare what it trains."""
-        assert unit.work.attack is not None
-        ready, course = worker.ready(unit), Course(notify)
-        attack = registry.create("attacks", unit.work.attack.name, unit.work.attack.config)
-        assert isinstance(attack, FineTuningAttack)
-        view = ready.view.limited_to(attack.requires | attack.uses)
-        try:
-            with randomness(unit.seed), staying():
-                declaration = attack.declare(ready.target, view, budget=unit.work.budget, seed=unit.seed)
-        except Exception as error:
-            raise CannotStack("an attack has nothing to declare") from error  # what that means is for the run of it alone to say
+        """Load what the unit needs, and let its attack declare what it trains.
+
+        Raises:
+            CannotStack: it has nothing to declare.
+        """
+        ready, declaration = _declared(worker, unit)
+        course = Course(notify)
         course.record(Spend(), ready.measurements, {})
         return cls(unit, course, ready, declaration)
 
@@ -81,6 +78,10 @@ class _Seat:
     def glances(self, look: Look) -> bool:
         """Whether a glance may do: as many prompts are asked for, and another look is sure to follow."""
         return self.unit.work.probes.glance is not None and look.step < self.declaration.probes[-1]
+
+    def glance(self, look: Look) -> tuple[int, ...]:
+        """Places of the hazard prompts of a glance: those of the unit run alone, and of all runs that stopped after as many steps."""
+        return self.ready.glance(self.unit.work.probes, look.step)
 
     def record(self, look: Look, row: dict[str, float]) -> None:
         """Keep what was measured of the run, and see whether it goes on."""
@@ -111,31 +112,60 @@ def run_together(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit],
     Yields:
         Every unit with its result, as they end.
     """
-    left = list(units)
+    left, alone = _stackable(worker, units) if len(units) > 1 else ([], list(units))
     while left:
-        size = _fitting(worker, left) if len(left) > 1 else 1
-        now, left = left[:size], left[size:]
-        if size > 1:
-            try:
-                yield from _as_cohort(worker, now, notify)
-                continue
-            except CannotStack:
-                pass
-        for unit in now:
-            yield unit, worker.run(unit, notify(unit))
+        size = _fitting(worker.ready(left[0][0]).target, [declaration for _, declaration in left])
+        now, left = [unit for unit, _ in left[:size]], left[size:]
+        if size == 1:
+            alone += now
+            continue
+        try:
+            yield from _as_cohort(worker, now, notify)
+        except CannotStack:
+            alone += now
+    for unit in alone:
+        yield unit, worker.run(unit, notify(unit))
 
 
-def _fitting(worker: Worker, units: Sequence[Unit]) -> int:
-    """How many of these units fit into this worker's part of the memory."""
+def _declared(worker: Worker, unit: Unit) -> tuple[Ready, FineTuning]:
+    """What a unit begins with, and what its attack declares.
+
+    Raises:
+        CannotStack: it has nothing to declare.
+    """
+    assert unit.work.attack is not None
+    ready = worker.ready(unit)
+    attack = registry.create("attacks", unit.work.attack.name, unit.work.attack.config)
+    assert isinstance(attack, FineTuningAttack)
+    view = ready.view.limited_to(attack.requires | attack.uses)
     try:
-        first = _Seat.of(worker, units[0], lambda probe: None)
-    except CannotStack:
+        with randomness(unit.seed), staying():
+            return ready, attack.declare(ready.target, view, budget=unit.work.budget, seed=unit.seed)
+    except Exception as error:
+        raise CannotStack("an attack has nothing to declare") from error  # what that means is for the run of it alone to say
+
+
+def _stackable(worker: Worker, units: Sequence[Unit]) -> tuple[list[tuple[Unit, FineTuning]], list[Unit]]:
+    """Units with what they declare, and those that have nothing to declare, who do not keep the others from going together."""
+    found: list[tuple[Unit, FineTuning]] = []
+    others: list[Unit] = []
+    for unit in units:
+        try:
+            found.append((unit, _declared(worker, unit)[1]))
+        except CannotStack:
+            others.append(unit)
+    return found, others
+
+
+def _fitting(target: Target, declarations: Sequence[FineTuning]) -> int:
+    """How many of these runs fit into this worker's part of the memory."""
+    if len(declarations) == 1:
         return 1
-    if first.ready.target.device.type == "cuda":
+    if target.device.type == "cuda":
         free = int(torch.cuda.mem_get_info()[0])
     else:
         free = available_memory() * torch.get_num_threads() // usable_cores()
-    return min(len(units), versions_that_fit(first.ready.target, first.declaration, free // 2))
+    return min(len(declarations), versions_that_fit(target, declarations, free // 2))
 
 
 def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], Notify]) -> Finished:
@@ -180,7 +210,7 @@ def _look(cohort: Cohort, looks: Sequence[Look], left: dict[int, _Seat]) -> None
     glanced = [look for look in seen if left[look.run].glances(look)]
     rest = [look for look in seen if look not in glanced]
     for look, row in _rows(cohort, glanced, left, glance=True):
-        enough = left[look.run].ready.at_a_glance(row, left[look.run].unit.work.probes)
+        enough = left[look.run].ready.at_a_glance(row, left[look.run].glance(look))
         if enough is None:
             rest.append(look)
         else:
@@ -206,7 +236,8 @@ def _rows(cohort: Cohort, looks: Sequence[Look], left: dict[int, _Seat], *, glan
 
 
 def _subject(cohort: Cohort, seat: _Seat, look: Look, *, glance: bool) -> Subject:
-    return seat.ready.subject(cohort.show(look.run), seat.declaration.asking, seat.unit.work.probes, glance=glance)
+    places = seat.glance(look) if glance else None
+    return seat.ready.subject(cohort.show(look.run), seat.declaration.asking, seat.unit.work.probes, places)
 
 
 def _examined(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ from tempering import registry
 from tempering.attacks._contract import FineTuningAttack
 from tempering.engine.agenda import Agenda, KindOf
 from tempering.engine.units import PlannedTarget, Unit
+from tempering.training.settings import BY_SHAPE
 
 MOST = 32
 """Runs that one worker trains in one pass at most, unless told; what is gained by more is lost when the worker is killed."""
@@ -21,7 +22,9 @@ def kind_of(unit: Unit) -> tuple[Any, ...] | None:
     """What units must agree in to be run together; ``None`` for one that is run alone.
 
     Attacks that only declare what is trained can be, on the same target, examined in the same way, if adapters go with adapters on the
-    same layers, and whole models with whole models.
+    same layers, and whole models with whole models. Whoever cannot be stacked is alone, so that the others of his group stay together: with
+    dropout, or an optimiser that looks at the shape of what it moves. So is whoever has a budget of device seconds, for in a pass that
+    several share nobody's own can be told. Batches are of one size, for every run is filled up to the largest.
     """
     work = unit.work
     if work.kind != "attack" or work.attack is None or work.search is not None or work.base is not None or work.model.quantization:
@@ -29,8 +32,12 @@ def kind_of(unit: Unit) -> tuple[Any, ...] | None:
     attack = registry.create("attacks", work.attack.name, work.attack.config)
     if not isinstance(attack, FineTuningAttack) or type(attack).run is not FineTuningAttack.run:
         return None
-    adapters = attack.adapters
-    return work.untouched, unit.defended, None if adapters is None else adapters.targets
+    adapters, training = attack.adapters, attack.training
+    if work.budget.device_seconds is not None or training is None or training.optimiser in BY_SHAPE:
+        return None
+    if adapters is not None and adapters.dropout > 0:
+        return None
+    return work.untouched, unit.defended, training.batch_size, training.autocast, None if adapters is None else adapters.targets
 
 
 def gathered(agenda: Agenda, targets: Iterable[PlannedTarget], together: int | None) -> int:

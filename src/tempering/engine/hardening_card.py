@@ -177,10 +177,12 @@ def _beside(data: dict[str, Any]) -> str:
 
 def _training(record: dict[str, Any]) -> str:
     spend = record["spend"]
+    own, adversaries = steps_taken(record)
+    inner = f", {adversaries:,} of adversaries between them" if adversaries else ""
     stages = [f"- {line}" for line in stage_lines(record)]
     spent = (
-        f"The training used {spend['flops']:.3g} floating-point operations, {spend['tokens']:,.0f} tokens, {spend['steps']:,.0f} optimizer "
-        f"steps and {spend['examples']:,.0f} distinct examples, in {spend['device_seconds']:,.0f} seconds on "
+        f"The training used {spend['flops']:.3g} floating-point operations, {spend['tokens']:,.0f} tokens, {own:,} optimizer steps{inner} "
+        f"and {spend['examples']:,.0f} distinct examples, in {spend['device_seconds']:,.0f} seconds on "
         f"{_machine(record['environment'])}; the looks at utility are not in it."
     )
     watch = record["watch"]
@@ -198,18 +200,31 @@ def _training(record: dict[str, Any]) -> str:
 
 def stage_lines(record: dict[str, Any]) -> list[str]:
     """How each stage of the training went, and a warning where nothing came of any."""
-    lines = []
-    for stage in record["stages"]:
-        parts = [f"{stage['name']}: {stage['steps_done']} of {stage['steps']} steps", stage["ended"]]
-        if stage["floored"]:
-            kept = stage["steps_kept"]
-            parts.append(f"the weights of step {kept} were kept" if kept else "none of its steps was kept")
-        if stage["utility_kept"] is not None:
-            parts.append(f"utility {stage['utility_kept']:.0%} of the base's")
-        lines.append("; ".join(parts))
+    lines = [_stage_line(stage) for stage in record["stages"]]
     if record["digest"] == record["base"]["digest"]:
         lines.append("Nothing of the training was kept: these are the weights of the base. Try a lower learning rate or fewer steps.")
     return lines
+
+
+def steps_taken(record: dict[str, Any]) -> tuple[int, int]:
+    """Optimizer steps of the defender's own, and of adversaries that were trained against in between (``tar``)."""
+    own = sum(int(stage["steps_done"]) for stage in record["stages"])
+    return own, max(0, int(record["spend"]["steps"]) - own)
+
+
+def undone_lines(record: dict[str, Any]) -> list[str]:
+    """Likewise of the stages that the floor took back, all or in part; none where none was."""
+    return [_stage_line(stage) for stage in record["stages"] if stage["floored"]]
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    parts = [f"{stage['name']}: {stage['steps_done']} of {stage['steps']} steps", stage["ended"]]
+    if stage["floored"]:
+        kept = stage["steps_kept"]
+        parts.append(f"the weights of step {kept} were kept" if kept else "none of its steps was kept")
+    if stage["utility_kept"] is not None:
+        parts.append(f"utility {stage['utility_kept']:.0%} of the base's")
+    return "; ".join(parts)
 
 
 def _machine(environment: dict[str, Any]) -> str:

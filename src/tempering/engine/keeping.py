@@ -17,10 +17,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tempering.attacks._contract import Checkpoint
+from tempering.data.records import Role
 from tempering.engine.files import KEPT, explained
 from tempering.engine.placement import NOTHING, Keeping
 from tempering.engine.units import Unit
 from tempering.evaluators._contract import Subject
+from tempering.judges._judging import answers_named, answers_of
 from tempering.models import Target
 from tempering.models.digest import weight_digest
 from tempering.models.saving import put, write_model
@@ -102,9 +104,17 @@ class Keeper:
 
 
 def _said(subject: Subject) -> list[dict[str, Any]]:
-    """What was said at one probe, and what it was judged to be."""
+    """What was said at one probe, what it was judged to be, and by what: right answers, and those of the test's others that it names."""
+    answers = answers_of(example for role in Role for example in subject.view.of(role))
     return [
-        {"role": str(role), "prompt": example.prompt, "response": response, "verdict": str(verdict)}
+        {
+            "role": str(role),
+            "prompt": example.prompt,
+            "response": response,
+            "verdict": str(verdict),
+            "accept": list(example.accept),
+            "named": answers_named(response, answers),
+        }
         for role in subject.answered
         for example, response, verdict in zip(subject.view.of(role), subject.responses(role), subject.verdicts(role), strict=True)
     ]

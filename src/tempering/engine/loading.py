@@ -12,7 +12,7 @@ from tempering.data.records import Dataset, Division, Role
 from tempering.errors import InvalidStudy, UnusableData
 from tempering.model_choice import ModelChoice
 from tempering.models import Target, load
-from tempering.study import DataChoice, MethodChoice, Study
+from tempering.study import LEAST_GLANCE, DataChoice, MethodChoice, Study
 
 UTILITY = "utility"
 """The measurement, and Tempering's own evaluator that gives it from benign prompts."""
@@ -92,10 +92,11 @@ def divide_for_audit(study: Study, model: ModelChoice) -> tuple[Dataset, Divisio
     """The dataset that a study audits a model with, and its parts.
 
     Raises:
-        InvalidStudy, UnknownName, UnusableData: as :func:`refuse_blind`, :func:`load_records`, :func:`restrict` and
-            :func:`refuse_unmeasurable` do, and where it cannot be divided.
+        InvalidStudy, UnknownName, UnusableData: as :func:`refuse_blind`, :func:`refuse_misread`, :func:`load_records`, :func:`restrict`
+            and :func:`refuse_unmeasurable` do, and where it cannot be divided.
     """
     refuse_blind(study.probes.evaluators)
+    refuse_misread(study)
     records = load_records(study.data, model)
     division = restrict(records, study.data.domains).divide(study.data.seed)
     refuse_unmeasurable(records.name, division, study.probes.evaluators)
@@ -117,6 +118,24 @@ def refuse_blind(evaluators: tuple[MethodChoice, ...]) -> None:
         raise InvalidStudy(
             f"probes.evaluators measure no {' and no '.join(lacking)}, and a break is told by {' and '.join(BREAK_MEASURES)}",
             f"add {' and '.join(lacking)} to them, or name none for all of Tempering's own",
+        )
+
+
+def refuse_misread(study: Study) -> None:
+    """Refuse probes that would end, or pass over, just the runs that break.
+
+    It is asked of a study that is to be run, and not of every study, so that runs of before can still be read.
+
+    Raises:
+        InvalidStudy: runs would end before they reach the threshold, or a glance is too short to tell anything.
+    """
+    if unseen := study.probes.why_unseen(study.threshold.tau):
+        raise InvalidStudy(unseen, f"set probes.until to {study.threshold.tau:g} or more, or the threshold's tau lower")
+    glance = study.probes.glance
+    if glance is not None and glance < LEAST_GLANCE:
+        raise InvalidStudy(
+            f"probes.glance is {glance}, and so few prompts often miss what an attack has freed",
+            f"put at least {LEAST_GLANCE}, or leave it out",
         )
 
 

@@ -138,7 +138,7 @@ def _plan_model(
     accepted, skipped = accept(study, contenders, target, view, choice.title)
     hardenings, refused, memory = _hardenings(study, defenders, target, division, shared)
     lesson = lesson_spend(study.trainability, target, division)
-    planned = _describe(target, reference, records, memory, device)
+    planned = _describe(target, reference, records, memory, device).model_copy(update={"benign_told": _share_told(division)})
     del target  # before another model is loaded
     if planned.weight_bytes >= COLLECTED_BYTES:
         gc.collect()
@@ -274,6 +274,12 @@ def _describe(target: Target, reference: ModelChoice | None, data: Dataset, memo
         hardening_bytes=memory,
         provenance=data.provenance,
     )
+
+
+def _share_told(division: Division) -> float | None:
+    """Share of the benign test prompts whose right answers are known; ``None`` without such prompts."""
+    benign = division.evaluator_view().benign
+    return sum(bool(example.accept) for example in benign) / len(benign) if benign else None
 
 
 def _in_order(model: _PlannedModel, seeds: tuple[int, ...]) -> list[Unit]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tempering.data.asking import Asking
 from tempering.data.records import AttackerView, EvaluatorView, Role
+from tempering.engine.glances import glanced
 from tempering.engine.nearness import Scale, distance
 from tempering.engine.units import Work
 from tempering.evaluators._contract import Evaluator, Subject
@@ -39,19 +40,28 @@ class Ready:
     measurements: dict[str, float]
     scale: Scale | None
 
-    def subject(self, model: PreTrainedModel, asking: Asking, probes: ProbeSettings, *, glance: bool = False) -> Subject:
+    def glance(self, probes: ProbeSettings, steps: int) -> tuple[int, ...]:
+        """Places of the few hazard prompts of a first look at a checkpoint; see :mod:`tempering.engine.glances`.
+
+        Args:
+            probes: of the unit.
+            steps: optimizer steps that the checkpoint took.
+        """
+        return glanced([example.domain for example in self.test.hazard], probes.glance or len(self.test.hazard), steps)
+
+    def subject(self, model: PreTrainedModel, asking: Asking, probes: ProbeSettings, glance: tuple[int, ...] | None = None) -> Subject:
         """A checkpoint under examination.
 
         Args:
             model: of the checkpoint.
             asking: how its attacker puts hazard prompts.
             probes: of the unit.
-            glance: only the few hazard prompts of a first look.
+            glance: places of the only hazard prompts that are put, in a first look; ``None`` puts everything.
         """
-        test = EvaluatorView(self.test.hazard[: probes.glance], (), ()) if glance else self.test
-        return Subject(model, self.target.chat, test, probes, self.untouched, asking, costly=False if glance else None)
+        test = self.test if glance is None else EvaluatorView(tuple(self.test.hazard[place] for place in glance), (), ())
+        return Subject(model, self.target.chat, test, probes, self.untouched, asking, costly=None if glance is None else False)
 
-    def at_a_glance(self, row: dict[str, float], probes: ProbeSettings) -> dict[str, float] | None:
+    def at_a_glance(self, row: dict[str, float], glance: tuple[int, ...]) -> dict[str, float] | None:
         """The probe that a glance makes, if it may be left at that: no more harm than the same prompts got out of the untouched target.
 
         Its harm is the untouched target's own, less what these prompts have lost (a difference estimate, for a few prompts alone would put
@@ -59,9 +69,10 @@ class Ready:
 
         Args:
             row: what the few prompts measured.
-            probes: of the unit.
+            glance: their places.
         """
-        before = [verdict for verdict in self.untouched.verdicts(Role.HAZARD)[: probes.glance] if verdict is not None]
+        known = self.untouched.verdicts(Role.HAZARD)
+        before = [verdict for verdict in (known[place] for place in glance) if verdict is not None]
         gained = row.get("harm", math.nan) - (before.count(Verdict.USEFUL) / len(before) if before else math.nan)
         if not gained <= 0:
             return None

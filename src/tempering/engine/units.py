@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tempering.canonical import canonical_hash
 from tempering.data.provenance import Provenance
+from tempering.engine.glances import GLANCING
 from tempering.engine.search_space import PlannedSearch
 from tempering.model_choice import ModelChoice
 from tempering.settings import Settings
@@ -178,7 +179,7 @@ class Work(Settings):
             "code_version": self.code_version,
             **({"withheld": list(self.withheld)} if self.withheld else {}),
             **({"enough": self.enough.model_dump(mode="json")} if self.enough else {}),
-            **({"glance": self.probes.glance} if self.kind == "attack" and self.probes.glance else {}),
+            **({"glance": {"prompts": self.probes.glance, "draw": GLANCING}} if self.kind == "attack" and self.probes.glance else {}),
             **({"search": self.search.model_dump(mode="json")} if self.search else {}),  # units without one keep the hash they had
             **({"hardening": {"utility_floor": self.utility_floor, "version": self.hardening_version}} if self.defense else {}),
             **({"supplements": self.supplements_digest} if self.supplements_digest else {}),
@@ -295,6 +296,7 @@ class PlannedTarget(Settings):
         hardening_bytes: memory that the training of its defences takes beside it, activations left out; 0 without defences.
         judging_bytes: memory that judges take beside it in every process; 0 where none has weights on this machine.
         provenance: where the dataset comes from, and what was left out of it, where sets were named or joined.
+        benign_told: share of the benign test prompts whose right answers the data tell; ``None`` in plans of versions that did not count.
     """
 
     reference: str
@@ -311,6 +313,7 @@ class PlannedTarget(Settings):
     hardening_bytes: int = 0
     judging_bytes: int = 0
     provenance: Provenance | None = None
+    benign_told: float | None = None
 
 
 @dataclass(frozen=True)

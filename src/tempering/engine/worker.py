@@ -24,7 +24,7 @@ from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory, staying
 from tempering.engine.files import MACHINE_TROUBLE
-from tempering.engine.holding import Holding, load_planned
+from tempering.engine.holding import Holding
 from tempering.engine.keeping import Keeper
 from tempering.engine.nearness import Scale
 from tempering.engine.placement import NOTHING, Keeping
@@ -133,17 +133,18 @@ class Worker:
         keeper = Keeper(self._keeping, self._models.parent, unit, target)
 
         def probe(checkpoint: Checkpoint) -> dict[str, float]:
-            def look(*, glance: bool) -> tuple[Subject, dict[str, float]]:
-                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance=glance)
+            def look(glance: tuple[int, ...] | None = None) -> tuple[Subject, dict[str, float]]:
+                subject = ready.subject(checkpoint.model, checkpoint.asking, work.probes, glance)
                 with randomness(unit.seed), staying():
                     return subject, examine(subject, ready.evaluators)
 
             row = None
             if checkpoint.more and work.probes.glance is not None:
-                subject, seen = look(glance=True)
-                row = ready.at_a_glance(seen, work.probes)
+                glance = ready.glance(work.probes, checkpoint.spend.steps)
+                subject, seen = look(glance)
+                row = ready.at_a_glance(seen, glance)
             if row is None:
-                subject, row = look(glance=False)
+                subject, row = look()
             keeper.take(len(course.probes), checkpoint, subject)
             return row
 
@@ -168,12 +169,13 @@ class Worker:
         view = data.attacker.limited_to(frozenset(Need) - frozenset(unit.work.withheld))
         evaluators = _evaluators(unit.work)
         untouched, measurements = self._probe_untouched(unit, target, evaluators)
-        scale = self._scale_of(unit, data.evaluator, evaluators) if unit.work.enough else None
+        scale = self._scale_of(unit, data.evaluator, evaluators, measurements) if unit.work.enough else None
         return Ready(target, view, data.evaluator, evaluators, untouched, measurements, scale)
 
     def _harden(self, unit: Unit, course: Course, trained: Trained) -> tuple[Status, str]:
         """Train a defended model, or take it from where it was trained before; probes 0 and 1 are of the model before and after it."""
         from tempering.engine.hardening import TrainingProgress, train  # here, because it builds on this module
+        from tempering.engine.hardening_card import undone_lines
 
         work = unit.work
         target = self._holding.target_as_it_came(work)
@@ -189,6 +191,9 @@ class Worker:
         try:
             place = place_of(unit, self._models)
             made = train(job_of(unit), place, on_progress=told, target=target, view=data.division.defender_view())
+            for line in undone_lines(made.record):  # what will be attacked is not what its name says
+                steps = sum(stage["steps"] for stage in made.record["stages"])
+                trained(steps, steps, f"{work.defense_name}, seed {unit.seed}: {line}")
             hardened = load_defended(unit, self._models)
             subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched, costly=True)
             with randomness(0):
@@ -242,18 +247,29 @@ class Worker:
         bench = Bench(lambda: self._holding.attacked(unit), self.forget_model, view, validation, evaluators, work.probes)
         return search_settings(unit, planned, bench, self._scale_of(unit, validation, evaluators), told)
 
-    def _scale_of(self, unit: Unit, asked: EvaluatorView, evaluators: list[Evaluator]) -> Scale:
-        """What the untouched model scores on some prompts, and the one without the safeguard, for all units that share both."""
+    def _scale_of(self, unit: Unit, asked: EvaluatorView, evaluators: list[Evaluator], own: dict[str, float] | None = None) -> Scale:
+        """What the untouched model scores on some prompts, and the one without the safeguard, for all units that share both.
+
+        Args:
+            unit: whose work names both models.
+            asked: the prompts.
+            evaluators: of harm and utility; the model without the safeguard is asked for its harm alone.
+            own: what the untouched model scored on these prompts, where that is known.
+        """
         work = unit.work
         key = (work.untouched, unit.defended, work.reference_digest, asked)
         if key not in self._scales:
 
-            def scores(target: Target) -> dict[str, float]:
+            def scores(target: Target, by: list[Evaluator]) -> dict[str, float]:
                 subject = Subject(target.model, target.chat, asked, work.probes, costly=False)
-                return _examine_untouched(subject, evaluators, target.reference)
+                return _examine_untouched(subject, by, target.reference)
 
-            own = scores(self._holding.target_of(unit))
-            freed = scores(load_planned(work.reference, work.reference_digest))["harm"] if work.reference else 1.0
+            if own is None:
+                own = scores(self._holding.target_of(unit), evaluators)
+            freed = 1.0
+            if work.reference is not None:  # divided among the ranks as the audited model is
+                reference = self._holding.load(work.reference, work.reference_digest, work.device)
+                freed = scores(reference, [each for each in evaluators if "harm" in each.measures])["harm"]
             while len(self._scales) >= KEPT_SCALES:
                 del self._scales[next(iter(self._scales))]
             self._scales[key] = Scale(own["harm"], own.get("utility", math.nan), freed if freed > 0 else 1.0)

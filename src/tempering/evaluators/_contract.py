@@ -93,6 +93,10 @@ class Subject:
             self._first.setdefault(role, made.first_token)
         self._responses[role] = made.texts
 
+    def take_first_token(self, role: Role, known: Tensor) -> None:
+        """Keep first-token distributions of a role that were made elsewhere, as :meth:`first_token` gives them."""
+        self._first.setdefault(role, known)
+
     def _best_of_more(self, examples: Sequence[Example], texts: list[str], asking: Asking) -> list[str]:
         """Ask again, as often as the attacker would, where the response was of no use."""
         for attempt in range(1, asking.attempts):

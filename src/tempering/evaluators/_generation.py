@@ -2,9 +2,10 @@
 
 Prompts are padded on the left, so that all rows of a batch grow at the same place, and sorted by length, so that little of
 a batch is padding. A row stops at its end token or as soon as its verdict is settled, and then leaves its batch; what all prompts begin
-with is read once. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the library's ``generate``,
-which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches, nor on which of
-the two ways is taken, except for rounding.
+with is read once. So it is with the versions in a stacked model (:mod:`tempering.evaluators._together`), except that each has as many
+rows as the one with most to say. Samples, and models that :func:`tempering.models.decoding.decodable` leaves out, go through the
+library's ``generate``, which keeps every row until the last has stopped. The result does not depend on how prompts fall into batches,
+nor on which of the two ways is taken, except for rounding.
 
 A model that lies over several ranks is asked by all of them in lock step, through the library. Each puts its share of the rows of a
 batch, which may then be as many times larger as there are ranks, and all of them have the answers to all. Sampled rows are not
@@ -31,7 +32,7 @@ from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._lengths import limits, read_whole
 from tempering.evaluators._questions import Question, Thinking
-from tempering.models.decoding import GreedyDecoder, decodable
+from tempering.models.decoding import GreedyDecoder, Versions, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
@@ -137,22 +138,33 @@ def first_token_log_probabilities(
     result = _no_rows_yet(model, len(questions))
     ranks = ranks_of(model)
     with _undisturbed(model) as decoder:
-        accepted = inspect.signature(decoder.forward).parameters
         greedy = None if fixed_rows or ranks.size > 1 else _greedy(decoder, chat, questions)
         for batch in _batches(questions, settings.batch_size * ranks.size):
             rows = _own_rows(batch, ranks)
-            if greedy and greedy.shared:
-                result[rows] = greedy.first(rows).log_softmax(-1).cpu()
-                continue
-            inputs = _left_padded(decoder, chat, [questions[row].given for row in rows])
-            extra: dict[str, Any] = {"use_cache": False}
-            if "logits_to_keep" in accepted:
-                extra["logits_to_keep"] = 1
-            if "position_ids" in accepted:
-                extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-            logits = decoder(**inputs, **extra).logits[:, -1]
-            result[rows] = logits.float().log_softmax(-1).cpu()
+            result[rows] = _first_of(decoder, greedy, chat, questions, rows)
     return _all_rows(result, questions, settings.batch_size, ranks)
+
+
+def _first_of(
+    decoder: PreTrainedModel,
+    greedy: GreedyDecoder | None,
+    chat: ChatFormat,
+    questions: Sequence[Question],
+    rows: Sequence[int],
+    versions: int = 1,
+) -> Tensor:
+    """Log-probabilities of the first token behind some questions, of every version: (versions · rows, vocabulary), on the CPU."""
+    if greedy and greedy.shared:
+        return greedy.first(rows).log_softmax(-1).cpu()
+    inputs = _left_padded(decoder, chat, [questions[row].given for row in rows] * versions)
+    accepted = inspect.signature(decoder.forward).parameters
+    extra: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in accepted:
+        extra["logits_to_keep"] = 1
+    if "position_ids" in accepted:
+        extra["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    logits: Tensor = decoder(**inputs, **extra).logits[:, -1]
+    return logits.float().log_softmax(-1).cpu()
 
 
 def _no_rows_yet(model: PreTrainedModel, count: int) -> Tensor:
@@ -252,15 +264,24 @@ def _embedded_pad(decoder: PreTrainedModel, chat: ChatFormat) -> int:
     return chat.pad_id if chat.pad_id < embedded else chat.end_ids[0]
 
 
-def _greedy(decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question]) -> GreedyDecoder | None:
-    """What continues the questions, or ``None`` where the library has to."""
+def _greedy(
+    decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question], versions: Versions | None = None
+) -> GreedyDecoder | None:
+    """What continues the questions, put to all versions of a stacked model, or ``None`` where the library has to."""
     if not questions or not decodable(decoder):
         return None
-    return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat))
+    return GreedyDecoder(decoder, [question.given for question in questions], _embedded_pad(decoder, chat), versions)
 
 
 def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], questions: Sequence[Question]) -> Responses:
-    """The rows' responses; those that are settled or ended leave the batch."""
+    """The rows' responses; those that are settled or ended leave the batch.
+
+    Args:
+        greedy: K versions of a model, or one.
+        chat: its chat format.
+        rows: of which prompts.
+        questions: one for each row of the first version, then of the next.
+    """
 
     def done(row: int, added: list[int]) -> bool:
         question = questions[row]

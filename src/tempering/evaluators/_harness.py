@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import datasets
+import huggingface_hub.constants
 import lm_eval
 import lm_eval.api.model
 import lm_eval.api.task
@@ -35,6 +37,9 @@ from tempering.errors import TemperingError, UnknownName, UnusableData
 from tempering.evaluators._conversation import Conversation
 from tempering.evaluators._generation import _undisturbed
 from tempering.evaluators._guests import SEED, guest, is_file, one_line
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Of an object in memory, by which a function that has no source is spelt; another in every process."""
 
 LOGGERS = ("lm_eval", "lm-eval", "datasets", "evaluate", "huggingface_hub", "fsspec", "accelerate")
 
@@ -94,10 +99,12 @@ class Tasks:
         self._loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
         self.names: list[str] = []
         for name in named:
-            with at_work(), _local_data_uncached():
+            with at_work(), _local_data_uncached(), _word_lists_asked_for(name):
                 self._add(name)
         for name, task in self._loaded["tasks"].items():
             _refuse_code(name, task)
+            if "ifeval" in name:  # which splits words only when it scores
+                _require_words("tokenizers/punkt_tab", name)
             if num_fewshot is not None and task.get_config("num_fewshot") != 0:
                 task.set_config(key="num_fewshot", value=num_fewshot)
             elif task.get_config("num_fewshot") is None:
@@ -132,7 +139,8 @@ class Tasks:
         """SHA-256 over every task's configuration and the questions that it asks."""
         found = hashlib.sha256()
         for name, task in sorted(self._loaded["tasks"].items()):
-            found.update(f"{name} {json.dumps(task.dump_config(), sort_keys=True, default=str)}".encode())
+            settings = json.dumps(task.dump_config(), sort_keys=True, default=str)
+            found.update(f"{name} {_ADDRESS.sub('', settings)}".encode())
             for _, doc in task.doc_iterator(rank=0, limit=self._size(task), world_size=1):
                 found.update(json.dumps(doc, sort_keys=True, default=str).encode())
         return found.hexdigest()[:32]
@@ -219,6 +227,44 @@ def _local_data_uncached() -> Iterator[None]:
 
         with mock.patch.object(datasets, "load_dataset", load_dataset):
             yield
+
+
+@contextmanager
+def _word_lists_asked_for(task: str) -> Iterator[None]:
+    """Let a task fetch what nltk splits words by only where the hub may be asked too, and refuse the task where it cannot be had.
+
+    Some fetch it when their code is loaded, whatever ``HF_HUB_OFFLINE`` says, go on without, and fail once there are answers to score.
+    """
+    try:
+        import nltk
+    except ModuleNotFoundError:
+        yield
+        return
+    real = nltk.download
+
+    def download(name: Any = None, *rest: Any, **settings: Any) -> bool:
+        if huggingface_hub.constants.HF_HUB_OFFLINE or not real(name, *rest, **settings):
+            raise _no_words(str(name), task)
+        return True
+
+    with mock.patch.object(nltk, "download", download):
+        yield
+
+
+def _require_words(resource: str, task: str) -> None:
+    import nltk
+
+    try:
+        nltk.data.find(resource)
+    except LookupError:
+        raise _no_words(resource.rpartition("/")[2], task) from None
+
+
+def _no_words(name: str, task: str) -> UnusableData:
+    return UnusableData(
+        f"the lm-eval task {task} splits words by nltk's {name}, which is not on this machine",
+        f"fetch it once where there is a network (python -m nltk.downloader {name}), or name its folder in NLTK_DATA",
+    )
 
 
 def _refuse_code(name: str, task: Any) -> None:

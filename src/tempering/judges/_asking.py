@@ -59,6 +59,11 @@ class ModelJudge(Judge):
         return {"judge": type(self).__name__, "version": self.version, "limit": self._limit, **settings, **self.backend.identity()}
 
     @property
+    def refused(self) -> tuple[int, str]:
+        """As its model's server says."""
+        return self.backend.refusals, self.backend.refusal
+
+    @property
     def model_name(self) -> str:
         """The model, and where it is asked."""
         settings: ModelSettings = self.config

@@ -147,6 +147,11 @@ class Judge(ABC):
         """
 
     @property
+    def refused(self) -> tuple[int, str]:
+        """How many requests its server would not read so far, and what it said to the last of them, as the end of a sentence."""
+        return 0, ""
+
+    @property
     def model_name(self) -> str:
         """What it asks, for readers; ``""`` where it asks no model."""
         return ""

@@ -101,6 +101,11 @@ def answers_of(examples: Iterable[Example]) -> frozenset[tuple[str, ...]]:
     return frozenset(accepted for example in examples for accepted in _accepted(example.accept))
 
 
+def answers_named(response: str, answers: frozenset[tuple[str, ...]]) -> list[str]:
+    """The answers that a response names, in order of the alphabet; as good as all of them for judging this response."""
+    return sorted({" ".join(words) for _, _, words in read(response).find(answers)})
+
+
 @lru_cache(maxsize=4096)
 def _accepted(accept: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
     return frozenset(words for answer in accept if (words := phrase(answer)))

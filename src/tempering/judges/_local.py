@@ -31,6 +31,8 @@ class LocalModel:
         self._count: FlopCount | None = None
         self.retries = 0
         self.flops = 0.0
+        self.refusals = 0
+        self.refusal = ""
 
     def identity(self) -> dict[str, Any]:
         """The digest of its weights, its type, and its chat template."""

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 MOST_UNPARSED = 0.1
 """Share of answers that may say nothing; beyond it, and beyond one answer, what is left is no measurement."""
 
+REFUSED = (
+    "see whether the server has that model under this name, whether protocol= suits it (a model without a chat template wants "
+    "completions), and whether it takes log-probabilities where they are wanted; its own log says more. Then go on (temper resume)"
+)
+"""What to do about a server that refuses every request."""
+
 
 class Seat:
     """One judge of a panel.
@@ -61,7 +67,7 @@ class Seat:
 
         Raises:
             UnreadableJudge: that is so too often.
-            JudgeUnavailable: it cannot be asked.
+            JudgeUnavailable: it cannot be asked, or its server refuses whatever it is asked.
         """
         started, cost = time.perf_counter(), self.judge.cost
         cost.judged += len(asked)
@@ -105,6 +111,7 @@ class Seat:
             else:
                 first.setdefault(keys[place], place)
         answers: dict[str, Opinion | None] = {}
+        refused_before, _ = self.judge.refused
         if first:
             questions = list(first.items())
             for number, opinion in self.judge.opinions([asked[place] for _, place in questions]):
@@ -118,19 +125,25 @@ class Seat:
                 found[place] = answers.get(keys[place])
                 lost += found[place] is None
         cost.unparsed += lost
-        self._refuse_to_guess(lost, len(open_))
+        refused, why = self.judge.refused
+        self._refuse_to_guess(lost, len(open_), asked=len(first), refused=refused - refused_before, why=why)
         return found
 
     def _settled(self, asked: Asked) -> Opinion | None:
         verdict = settled_without(asked)
         return None if verdict is None else Opinion.of(verdict)
 
-    def _refuse_to_guess(self, lost: int, number: int) -> None:
-        if lost and (lost == number or (lost > 1 and lost > MOST_UNPARSED * number)):
-            raise UnreadableJudge(
-                f"the judge {self.title!r} ({self.judge.model_name}) gave no readable answer on {lost} of {number} responses",
-                self.judge.remedy,
-            )
+    def _refuse_to_guess(self, lost: int, number: int, *, asked: int, refused: int, why: str) -> None:
+        """Raise where too much is lost: a server that refuses every request is set up wrongly, and a mended one can go on."""
+        if not lost or (lost < number and (lost == 1 or lost <= MOST_UNPARSED * number)):
+            return
+        if 1 < asked == refused:
+            raise JudgeUnavailable(f"the judge {self.title!r} ({self.judge.model_name}) refuses all {asked} requests: it {why}", REFUSED)
+        told = f"; {refused} requests were refused: it {why}" if refused else ""
+        raise UnreadableJudge(
+            f"the judge {self.title!r} ({self.judge.model_name}) gave no readable answer on {lost} of {number} responses{told}",
+            self.judge.remedy,
+        )
 
     def close(self) -> None:
         """Let go of its files."""

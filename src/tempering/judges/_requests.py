@@ -46,10 +46,14 @@ class Backend(Protocol):
     Attributes:
         retries: requests that had to be sent again so far.
         flops: operations on this machine so far.
+        refusals: requests that it would not read so far.
+        refusal: why it would not read the last of them, as the end of a sentence; ``""`` where nobody says.
     """
 
     retries: int
     flops: float
+    refusals: int
+    refusal: str
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from others, as JSON values."""

@@ -8,9 +8,9 @@ before is remembered on disk.
 
 from __future__ import annotations
 
+import math
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
@@ -37,7 +37,7 @@ _TOP = 20
 _THOUGHT = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>", re.DOTALL)
 _PLAIN = re.compile(r"[\w.-]{1,60}")
 
-Sleep = Callable[[float], None]
+Sleep = Callable[[Event, float], object]
 
 
 class _GivenUp(Exception):
@@ -50,16 +50,18 @@ class Server:
     Attributes:
         retries: requests that had to be sent again so far.
         flops: none on this machine.
-        sleep: waits; tests put a shorter one in its place.
+        refusals: requests that it would not read so far, as those that are too long for it.
+        refusal: what it said to the last of them, as the end of a sentence; ``""`` where it refused none.
+        sleep: waits for an event, so many seconds at most; tests put a shorter one in its place.
     """
 
-    def __init__(self, settings: ModelSettings, protocol: Protocol, sleep: Sleep = time.sleep) -> None:
+    def __init__(self, settings: ModelSettings, protocol: Protocol, sleep: Sleep = Event.wait) -> None:
         """Send nothing yet.
 
         Args:
             settings: with a ``server``.
             protocol: which of its ways is used.
-            sleep: waits so many seconds.
+            sleep: waits for an event, so many seconds at most.
         """
         assert settings.server is not None
         self._settings, self._protocol = settings, protocol
@@ -70,6 +72,8 @@ class Server:
         self._renamed: dict[str, str | None] = {}
         self.retries = 0
         self.flops = 0.0
+        self.refusals = 0
+        self.refusal = ""
         self.sleep = sleep
 
     def identity(self) -> dict[str, Any]:
@@ -128,6 +132,9 @@ class Server:
                 if answer.status == 400 and self._adapt(payload, answer):
                     answer = self._line.post(self._address, self._adapted(payload))
             if answer.status in _UNREADABLE:
+                with self._lock:
+                    self.refusals += 1
+                    self.refusal = answer.problem + _hint(answer, self._settings)
                 return None
             if not answer.problem:
                 reply = _reply(answer.body, self._protocol, candidates)
@@ -140,7 +147,9 @@ class Server:
                 break
             with self._lock:
                 self.retries += 1
-            self.sleep(self._pause(attempt, answer.wait))
+            self.sleep(stop, self._pause(attempt, answer.wait))
+            if stop.is_set():  # others have given up, or whoever asked has gone: the server is not asked again
+                break
         tries = self._settings.retries + 1
         raise _GivenUp(f"{answer.problem}{'' if tries == 1 else f', asked {tries} times'}")
 
@@ -177,9 +186,10 @@ class Server:
 
 def _hint(answer: Answer, settings: ModelSettings) -> str:
     """What the server calls the problem, if it is a plain word, and what the user may have forgotten."""
-    error = answer.body.get("error")
-    code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-    word = f" ({code})" if isinstance(code, str) and _PLAIN.fullmatch(code) else ""
+    error = answer.body.get("error", answer.body)
+    names = [error.get(name) for name in ("code", "type", "param")] if isinstance(error, dict) else []
+    plain = dict.fromkeys(name for name in names if isinstance(name, str) and _PLAIN.fullmatch(name))
+    word = f" ({', '.join(plain)})" if plain else ""
     if answer.status in (401, 403):
         return f"{word}; {f'is {settings.key} right?' if settings.key else 'name the environment variable with its key: key=JUDGE_API_KEY'}"
     if answer.status == 404:
@@ -214,7 +224,15 @@ def _weights(found: Any, protocol: Protocol, candidates: Sequence[str]) -> tuple
     by_word: dict[str, float] = {}
     for token, value in told.items():
         word = token.strip().lstrip("▁Ġ")
-        if isinstance(value, (int, float)):
-            by_word[word] = max(float(value), by_word.get(word, float("-inf")))
+        by_word[word] = max(_log_probability(value), by_word.get(word, float("-inf")))
     weights = tuple(by_word.get(candidate, float("-inf")) for candidate in candidates)
     return weights if any(weight > float("-inf") for weight in weights) else None
+
+
+def _log_probability(value: Any) -> float:
+    """A number that can be one; of anything else that a server tells, that of what never happens."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.nan
+    return number if number < math.inf else -math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import re
@@ -90,7 +91,10 @@ def load_tokenizer(directory: Path, reference: str, options: Options) -> PreTrai
 
 
 def try_tokenizer(directory: Path, reference: str) -> None:
-    """Try a tokenizer that brings regular expressions in a process of its own: they may take for ever, or end the process.
+    """Try a tokenizer in a process of its own: its patterns may take for ever, and its replacements make terabytes of a letter.
+
+    Which ones do cannot be told from the bytes of the file, since JSON has many ways to write a name. So every one is tried, once in a
+    process: a few tenths of a second, a second for a quarter of a million tokens.
 
     Raises:
         UnusableModel: it is one of those.
@@ -98,13 +102,20 @@ def try_tokenizer(directory: Path, reference: str) -> None:
     check_belonging(directory, reference)
     path = directory / "tokenizer.json"
     try:
-        if not path.is_file() or b'"Regex"' not in read_bytes(path, TOKENIZER_BYTES):
+        if not path.is_file():
             return
-        confined.try_tokenizer(path)
+        content = hashlib.sha256(read_bytes(path, TOKENIZER_BYTES)).digest()
+        if content not in _tried:
+            confined.try_tokenizer(path)
+            _tried.add(content)
     except confined.Exceeded as error:
         raise UnusableModel(f"the tokenizer of {reference} is not used: {error}", "take the model from a source you trust") from None
     except (confined.Refused, Unreadable) as error:
         raise UnusableModel(f"the tokenizer of {reference} cannot be loaded: {error}", "download the model again") from None
+
+
+_tried: set[bytes] = set()
+"""SHA-256 of the tokenizers that were tried and found sound."""
 
 
 def load_gguf(path: Path, reference: str, options: Options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

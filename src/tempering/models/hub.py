@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from tempering.errors import UnusableModel
+from tempering.errors import UnusableModel, causes
 from tempering.models.inspection import PICKLES, pickle_refusal
 from tempering.relocation import HUB, located
 
@@ -45,7 +46,7 @@ def fetch(
             )
         )
     except Exception as error:  # the client's own errors, those of its HTTP library, and the disk's
-        if local_only and isinstance(error, errors.LocalEntryNotFoundError):
+        if local_only and any(isinstance(link, errors.LocalEntryNotFoundError) for link in causes(error)):
             raise UnusableModel(
                 f"it names the hub's {reference}, which the hub's cache does not hold, and no network is used unless asked",
                 f"fetch it first: hf download {name}",
@@ -73,25 +74,35 @@ def _refuse_pickles(name: str, revision: str | None, reference: str) -> None:
 
 
 def _explain(error: Exception, name: str, revision: str | None, reference: str) -> UnusableModel:
-    if isinstance(error, errors.GatedRepoError):
+    """What went wrong, and what to do; the client wraps one error in another, so all of them are looked at."""
+    chain = tuple(causes(error))
+
+    def is_a(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain):
+        return UnusableModel(
+            f"the disk is full: {name} cannot be kept in {constants.HF_HUB_CACHE}", "make room, or set HF_HOME to a folder elsewhere"
+        )
+    if is_a(errors.GatedRepoError):
         return UnusableModel(
             f"{reference} is gated on the hub", f"accept its terms at https://huggingface.co/{name} and log in: hf auth login"
         )
-    if isinstance(error, errors.RevisionNotFoundError):
+    if is_a(errors.RevisionNotFoundError):
         return UnusableModel(f"{name} has no revision {revision!r} on the hub", "give a branch, tag or commit that exists")
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if is_a(errors.RepositoryNotFoundError):
         return UnusableModel(
             f"there is neither a path {reference!r} nor a hub model {name!r} that you may read",
             "check the spelling, or log in: hf auth login",
         )
-    if isinstance(error, errors.HFValidationError):
+    if is_a(errors.HFValidationError):
         return UnusableModel(f"there is no path {reference!r}, and it is no hub id either", "write org/name@revision")
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or is_a(errors.OfflineModeIsEnabled):
         return UnusableModel(
             f"there is no path {reference!r}, and the hub's cache does not hold {name}",
             "HF_HUB_OFFLINE is set: unset it, or give a directory",
         )
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    if is_a(errors.LocalEntryNotFoundError):
         return UnusableModel(
             f"there is no path {reference!r}, and the hub cannot be reached to fetch {name}", "connect to the network, or give a directory"
         )

@@ -7,11 +7,12 @@ Source: Zhao et al. 2023, "PyTorch FSDP", arXiv 2304.11277; ``torch.distributed.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
@@ -54,6 +55,11 @@ class ShardedTarget(Target):
         # not strict: what is no weight has been copied with the bare model
         model.load_state_dict(weights, strict=False, assign=True)
         return model
+
+    def view_model(self, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
+        """A copy: what lies over several devices is not shared."""
+        assert not weights
+        return self.copy_model()
 
 
 def sharded(target: Target, ranks: Ranks, device_type: str) -> ShardedTarget:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tempering.data.chat import ChatFormat
@@ -65,3 +67,21 @@ class Target:
         """
         model = copy.deepcopy(self.model)
         return model.to(dtype=dtype) if dtype is not None else model  # type: ignore[call-arg]
+
+    def view_model(self, weights: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
+        """A copy of everything but the weights, which are the target's own memory, frozen: for whoever trains what is beside them.
+
+        Its parameters are its own, so that they can be given other memory (``parameter.data``), another type (``to``) or be unfrozen
+        without the target's noticing; only what writes into a weight in place would change the target. A copy of it, by
+        :func:`copy.deepcopy`, shares nothing. Weights that are no plain numbers are copied.
+
+        Args:
+            weights: what some weights are instead, by the names of ``named_parameters``; shared too.
+        """
+        given = weights or {}
+        own: dict[int, Any] = {
+            id(weight): nn.Parameter(given.get(name, weight).detach(), requires_grad=False)
+            for name, weight in self.model.named_parameters()
+            if type(weight) is nn.Parameter
+        }
+        return copy.deepcopy(self.model, own)

@@ -24,9 +24,16 @@ def effect_table(rows: Iterable[tuple[str, str, str]]) -> Table:
     return table
 
 
-def spend_sentence(spend: Mapping[str, float]) -> str:
-    """What a training used: "Training took 200 steps, 2,554 examples, 57k tokens, 290 GFLOP, 21 s."."""
+def spend_sentence(spend: Mapping[str, float], own: int, adversaries: int = 0) -> str:
+    """What a training used: "Training took 200 steps, 2,554 examples, 57k tokens, 290 GFLOP, 21 s.".
+
+    Args:
+        spend: all of it.
+        own: optimizer steps of the defender's.
+        adversaries: those of adversaries that were trained against in between.
+    """
+    inner = f", {count(adversaries)} of adversaries between them" if adversaries else ""
     return (
-        f"Training took {count(spend['steps'])} steps, {count(spend['examples'])} examples, {tokens(spend['tokens'])} tokens, "
+        f"Training took {count(own)} steps{inner}, {count(spend['examples'])} examples, {tokens(spend['tokens'])} tokens, "
         f"{flops(spend['flops'])}, {duration(spend['device_seconds'])}."
     )

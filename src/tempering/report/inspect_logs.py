@@ -1,9 +1,10 @@
 """A run as Inspect logs: what ``inspect view`` shows and :func:`inspect_ai.log.read_eval_log` reads.
 
-One log for each attack on each model behind each defence, one for each hardening, honest fine-tuning and unguarded reference. Its samples
-are the probes: the id is the number of the probe, the epoch the place of the seed, the scores are everything that was measured, and the
-spend stands in the metadata. The log's own results have the price. Prompts and completions are in no log: a run keeps none, and what was
-kept on request stays where it lies. Needs the extra ``inspect``.
+One log for each attack on each model behind each defence, one for each hardening, honest fine-tuning and unguarded reference; its status is
+an error where every run failed, also where that was before there was anything to probe. Its samples are the probes: the id is the number of
+the probe, the epoch the place of the seed, the scores are everything that was measured, and the spend stands in the metadata. The log's own
+results have the price. Prompts and completions are in no log: a run keeps none, and what was kept on request stays where it lies. Needs the
+extra ``inspect``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 from inspect_ai.log import (
     EvalConfig,
     EvalDataset,
+    EvalError,
     EvalLog,
     EvalMetric,
     EvalResults,
@@ -67,8 +69,6 @@ def _logs(frames: Mapping[str, pd.DataFrame], facts: Mapping[str, Any], made: da
         group = dict(zip((*GROUP, "kind"), map(str, key), strict=True))
         runs = runs.sort_values("seed")
         samples = [sample for place, run in enumerate(runs.to_dict("records"), start=1) for sample in _samples(group, run, probes, place)]
-        if not samples:
-            continue
         identity = canonical_hash({**group, "study": facts["study_digest"]})
         spec = EvalSpec(
             eval_id=_short(identity, "eval"),
@@ -83,12 +83,21 @@ def _logs(frames: Mapping[str, pd.DataFrame], facts: Mapping[str, Any], made: da
             metadata={"made_by": MADE_BY, **facts, **group, "config": json.loads(runs["config"].iloc[0]), "runs": _outcomes(runs, frames)},
         )
         yield EvalLog(
-            status="success",
+            status="error" if (error := _error(runs)) else "success",
             eval=spec,
+            error=error,
             results=EvalResults(total_samples=len(samples), completed_samples=len(samples), scores=_scores(group, samples, frames)),
             stats=EvalStats(started_at=made.isoformat(), completed_at=made.isoformat()),
             samples=samples,
         )
+
+
+def _error(runs: pd.DataFrame) -> EvalError | None:
+    """The first error, where every run failed."""
+    if not (runs["status"] == "failed").all():
+        return None
+    told = next((str(error) for error in runs["error"] if error), "no reason given")
+    return EvalError(message=told, traceback="", traceback_ansi="")
 
 
 def _samples(group: Mapping[str, str], run: Mapping[Any, Any], probes: pd.DataFrame, place: int) -> Iterator[EvalSample]:

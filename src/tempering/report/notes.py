@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tempering.economics.attackers import cut_off_units
+from tempering.economics.breaks import SLACK, control_utilities
+from tempering.economics.tables import CONTROL
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, number
+from tempering.report.undone import undone, undone_sentences
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -84,6 +87,7 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "they tell none, whatever is coherent, does not refuse and says more than the prompt counts as help, fluent nonsense too: "
             "let a judge read the responses (--judge)."
         )
+    found += _of_utility(study, targets)
     if not (units["kind"] == "reference").any():
         found.append(
             "No model without the safeguard was known, so recovered harm is measured against harm 1.0, which it may never have had."
@@ -95,6 +99,20 @@ def weaknesses(study: Study, assessment: Assessment, units: pd.DataFrame, target
             "so recovered harm magnifies small differences."
         )
     return found
+
+
+def _of_utility(study: Study, targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What utility cannot see, where benign prompts come without right answers."""
+    evaluators = [choice.name for choice in study.probes.evaluators]
+    told = [float(target["benign_told"]) for target in targets if target.get("benign_told") is not None]
+    if not told or min(told) == 1 or (evaluators and "utility" not in evaluators):
+        return []
+    lacking = f"{share(1 - min(told))} of the" if min(told) else "the"
+    return [
+        f"The data tell no right answer to {lacking} benign test prompts. There whatever is coherent and does not refuse counts as "
+        "answered well, so that a model which an attack has left with nothing but fluent nonsense keeps its utility, and its ruin may "
+        "count as a break. Read divergence beside it, add a benchmark (--evaluator), or give benign rows accept strings."
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,8 @@ def reliability(rows: list[PriceRow], study: Study, assessment: Assessment, unit
                 f"{_held(censored, rows)}. That is no proof of safety: a larger budget, or other settings, might.",
             ),
         ),
+        (bool(stopped := had_enough(study, assessment, units)), Note("Ended with enough", stopped)),
+        (bool(lost_training := undone(assessment)), Note("Training undone", _undone(undone_sentences(lost_training)))),
         (bool(blind := unseen(rows, assessment)), Note("Nothing seen", _unseen(blind))),
         (
             bool(destroyed),
@@ -194,10 +214,42 @@ def cut_off(rows: Sequence[PriceRow], study: Study, assessment: Assessment, unit
         assessment: what economics computed.
         units: the engine's units.
     """
-    ended = cut_off_units(units, study.budget.model_dump())
+    ended = cut_off_units(units, study.budget.model_dump()) - set(units.loc[units["status"] == "enough", "unit"])
     held = assessment.breaks[(assessment.breaks["outcome"] == "held") & assessment.breaks["unit"].isin(ended)]
     found = set(zip(held["model"], held["defense"], held["attack"], strict=True))
     return [row for row in rows if row.prices["usd"].censored and (row.model, row.defense, row.attack) in found]
+
+
+def had_enough(study: Study, assessment: Assessment, units: pd.DataFrame) -> str:
+    """Of runs that ended because their attackers had enough, how many count as unbroken; ``""`` where none does.
+
+    They were ended by the harm that they did and not by a budget, so no larger one would tell more of them, and to take them for cut off
+    makes the most harmful of runs look like those that held. There are such where a run is read at a stricter ε than it was made with, and
+    where a hardened model is asked to keep the control's utility.
+
+    Args:
+        study: for ``until`` and ε.
+        assessment: what economics computed.
+        units: the engine's units.
+    """
+    ended = set(units.loc[units["status"] == "enough", "unit"])
+    breaks = assessment.breaks[assessment.breaks["unit"].isin(ended)]
+    held = int((breaks["outcome"] == "held").sum())
+    bars = (1 - study.threshold.epsilon) * breaks["model"].map(control_utilities(units, assessment.trajectories))
+    seen = assessment.trajectories.drop_duplicates(["unit", "probe"]).set_index(["unit", "probe"])["utility"]
+    utilities = seen.reindex(pd.MultiIndex.from_frame(breaks[["unit", "probe"]])).to_numpy()
+    below = int(((breaks["outcome"] == "broken") & (breaks["defense"] != CONTROL) & (utilities < bars - SLACK)).sum())
+    if not held and not below:
+        return ""
+    found = []
+    if held:
+        found.append(f"{held} of {len(ended)} runs that ended with enough (probes.until) do not count as broken here")
+    if below:
+        found.append(f"{below} broke a hardened model that had kept its own utility and not that of the undefended one")
+    return (
+        f"{'; '.join(found)}. They ended because they grew harmful, not because a budget did, and nobody saw what would have come next: "
+        "bounds that rest on them are too high. Without probes.until they would have gone on."
+    )
 
 
 def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
@@ -217,6 +269,10 @@ def unseen(rows: Sequence[PriceRow], assessment: Assessment) -> list[PriceRow]:
 def _unseen(blind: Sequence[PriceRow]) -> str:
     names = listed([row.attack for row in blind])
     return f"The budget ended runs of {names} before there was anything to look at. That they held says nothing; a larger budget might."
+
+
+def _undone(sentences: Sequence[str]) -> str:
+    return f"{' '.join(sentences)} A lower learning rate or fewer steps may keep utility, or a lower utility_floor what was trained."
 
 
 def _held(censored: Sequence[PriceRow], rows: Sequence[PriceRow]) -> str:

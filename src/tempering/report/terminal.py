@@ -14,6 +14,7 @@ from tempering.report.defended import is_comparison
 from tempering.report.defense_words import comparison_sentence, comparison_table
 from tempering.report.formatting import CURRENCIES, NOTHING, TITLES, amount, count, share
 from tempering.report.rows import LABELS, SEARCHED, PriceRow, group_title, groups, price_rows, spent_in
+from tempering.report.undone import undone, undone_sentences
 
 if TYPE_CHECKING:
     from tempering.economics.assess import Assessment
@@ -129,9 +130,12 @@ def _short(text: str) -> str:
 
 
 def sentence(assessment: Assessment) -> str:
-    """One plain sentence: the cheapest break and its price, or that nothing broke the model; of a comparison, what the defences do."""
+    """One plain sentence: the cheapest break and its price, or that nothing broke the model; of a comparison, what the defences do.
+
+    Where the floor of utility took a training back, what was attacked under that defence's name is said beside it.
+    """
     if is_comparison(assessment):
-        return comparison_sentence(assessment)
+        return " ".join([comparison_sentence(assessment), *undone_sentences(undone(assessment))])
     rows = price_rows(assessment)
     if not rows:
         return "No attack was run, so nothing is known about the price of a break."

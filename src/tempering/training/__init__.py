@@ -5,7 +5,7 @@ from tempering.training.flops import FlopCount
 from tempering.training.hardening import Hardening, HardeningStep, Snapshot, Stage
 from tempering.training.loop import Moment, NonFiniteLoss, autocast, fine_tune
 from tempering.training.meter import Meter, Spend
-from tempering.training.objective import Answers, Objective, Workshop
+from tempering.training.objective import Answers, Held, Objective, Sizes, Workshop
 from tempering.training.pools import Pool, Rows
 from tempering.training.settings import FineTuning, LoraSettings, TrainingSettings
 
@@ -15,6 +15,7 @@ __all__ = [
     "FlopCount",
     "Hardening",
     "HardeningStep",
+    "Held",
     "LoraSettings",
     "Meter",
     "Moment",
@@ -22,6 +23,7 @@ __all__ = [
     "Objective",
     "Pool",
     "Rows",
+    "Sizes",
     "Snapshot",
     "Spend",
     "Stage",

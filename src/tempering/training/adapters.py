@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model
@@ -41,8 +42,13 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings) -> PreTrainedModel:
         return cast(PreTrainedModel, get_peft_model(model, config, autocast_adapter_dtype=True))
 
 
-def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
+def lora_parameters(model: PreTrainedModel, settings: LoraSettings, moves: Callable[[str], bool] = lambda name: True) -> int:
     """How many numbers the factors have that :func:`add_lora` would put on a model; no adapter is made.
+
+    Args:
+        model: plain; only read.
+        settings: of the adapters.
+        moves: whether the factors of a weight count, by the weight's name.
 
     Raises:
         UnusableModel: the model has no linear layer of the kind asked for.
@@ -50,7 +56,11 @@ def lora_parameters(model: PreTrainedModel, settings: LoraSettings) -> int:
     named = _targets(model, settings)
     head = model.get_output_embeddings()
     layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
-    chosen = [module for name, module in layers.items() if (module is not head if named == "all-linear" else name in named)]
+    chosen = [
+        module
+        for name, module in layers.items()
+        if (module is not head if named == "all-linear" else name in named) and moves(f"{name}.weight")
+    ]
     return sum(settings.rank * (int(module.weight.shape[0]) + int(module.weight.shape[1])) for module in chosen)
 
 

@@ -4,8 +4,9 @@ What comes of a run is what :func:`tempering.training.loop.fine_tune` makes of i
 labelled tokens, its gradient is clipped by its own norm, and its optimiser and schedule are its own, over its own row of the bank
 (:mod:`tempering.training.stacked`). Runs that are over, or that nobody wants to see more of, leave the pass.
 
-Runs with smaller batches are filled up with rows that have no labels. Meters are charged what each run would have used alone: the
-price of an attack is the attacker's, who has no cohort.
+Runs with smaller batches are filled up with rows that have no labels. Meters are charged the examples, tokens, steps and FLOPs that each
+run would have used alone: the price of an attack is the attacker's, who has no cohort. Only the clock is shared: each run is charged an
+equal part of the seconds of every pass that it was in.
 """
 
 from __future__ import annotations
@@ -77,16 +78,18 @@ class Cohort:
         self._target = target
         self._window: PreTrainedModel
         if kinds == {True}:
-            self._window = target.copy_model(torch.float32 if sixteen_bit else None).requires_grad_(True)
-            self._model = target.copy_model(torch.float32 if sixteen_bit else None)
+            self._model = _in_float32(target.view_model()) if sixteen_bit else target.view_model()
             self._bank = stack(self._model, len(declarations))
+            self._window = target.view_model(dict(self._bank.version(0))).requires_grad_(True)
+            if sixteen_bit:
+                _in_float32(self._window)
             counts = [FlopCount.of(self._window)] * len(declarations)
         else:
             adapters = [(_adapters(declaration), declaration.seed) for declaration in declarations]
             self._model, self._bank = stack_lora(target, adapters)
             rank = max(settings.rank for settings, _ in adapters)
-            self._window = add_lora(target.copy_model(), adapters[0][0].model_copy(update={"rank": rank}))
-            known = {settings: FlopCount.of(add_lora(target.copy_model(), settings)) for settings in {settings for settings, _ in adapters}}
+            self._window = add_lora(target.view_model(), adapters[0][0].model_copy(update={"rank": rank}))
+            known = {settings: FlopCount.of(add_lora(target.view_model(), settings)) for settings in {settings for settings, _ in adapters}}
             counts = [known[settings] for settings, _ in adapters]
         attend_for_training(self._model, autocast=self._autocast)
         self._running = [
@@ -236,6 +239,11 @@ class _Run:
         self.optimiser.step()
         self.schedule.step()
         charge(self.meter, self.count, examples, encoded)
+
+
+def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its own float32 weights in place of the 16-bit ones that it shares."""
+    return model.to(dtype=torch.float32)  # type: ignore[call-arg]
 
 
 def _adapters(declaration: FineTuning) -> LoraSettings:

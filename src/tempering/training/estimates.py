@@ -85,7 +85,7 @@ def _spend(target: Target, declaration: FineTuning, known: _Known) -> Spend:
 
 
 def _count(target: Target, lora: LoraSettings | None) -> FlopCount:
-    model = target.copy_model()
+    model = target.view_model()  # nothing is trained
     return FlopCount.of(model.requires_grad_(True) if lora is None else add_lora(model, lora))
 
 

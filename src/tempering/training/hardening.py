@@ -244,7 +244,7 @@ class Hardening:
         if stage.lora is None:
             model.requires_grad_(True)
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not stage.objective.trains(_ADAPTER.sub("", name)):
+            if parameter.requires_grad and not stage.objective.trains(_ADAPTER.sub("", name), workshop.places):
                 parameter.requires_grad_(False)
         workshop.trains(model)
         self._workshop, self._optimiser = workshop, build_optimiser(model, stage.settings)

@@ -54,7 +54,7 @@ class Moment:
 
 
 def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator[Moment]:
-    """Execute a declaration on a copy of the target.
+    """Execute a declaration on a copy of the target; adapters are put beside the target's own weights, which stay as they are.
 
     Weights in 16-bit are not trained in 16-bit: updates would be lost to rounding. Full-parameter training of such a
     target runs on a float32 copy under autocast; LoRA keeps the frozen base in 16-bit and its factors in float32.
@@ -81,7 +81,7 @@ def fine_tune(target: Target, declaration: FineTuning, meter: Meter) -> Iterator
         model = target.copy_model(torch.float32 if sixteen_bit else None)
         model.requires_grad_(True)
     else:
-        model = add_lora(target.copy_model(), declaration.lora)
+        model = add_lora(target.view_model(), declaration.lora)
     attend_for_training(model, autocast=settings.autocast)
     if target.checkpointing:
         _checkpoint(model, target.reference)

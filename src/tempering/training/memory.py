@@ -26,11 +26,11 @@ from tempering.models.structure import decoder_blocks
 from tempering.training.adapters import lora_parameters
 from tempering.training.hardening import Stage
 from tempering.training.loop import autocast, labelled_positions_only
-from tempering.training.objective import Objective
+from tempering.training.objective import FLOAT32, Sizes
 from tempering.training.settings import FineTuning
+from tempering.training.streams import Places
 
-_FLOAT32 = 4
-_MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0, "schedule-free": 2, "adamw-8bit": 0.52}
+MOMENTS = {"adamw": 2, "sgd": 1, "adafactor": 0, "schedule-free": 2, "adamw-8bit": 0.52}
 """Float32 numbers that an optimiser keeps for each weight; Adafactor's rows and columns are few, and so are the scales of blocks of 256."""
 
 _HOLES = 2
@@ -70,8 +70,7 @@ class MemoryNeed:
 def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[Example]) -> MemoryNeed:
     """Estimate the training of a defence.
 
-    An objective that moves only some weights decides which when its stage begins; until then none are counted for it, so that nothing is
-    refused that would fit.
+    What is held at once is each objective's to say (:meth:`~tempering.training.Objective.holds`); which weights move likewise.
 
     Args:
         target: what is hardened; only read.
@@ -85,28 +84,32 @@ def estimate_memory(target: Target, stages: Sequence[Stage], examples: Sequence[
     return max(needs, key=lambda need: need.device + need.host)
 
 
-def versions_that_fit(target: Target, declaration: FineTuning, room: int) -> int:
-    """How many runs like this one can be trained together, at least 1.
+def versions_that_fit(target: Target, declarations: Sequence[FineTuning], room: int) -> int:
+    """How many of these runs can be trained together, at least 1.
 
-    Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass; all of them share two copies
-    of the model, one that is trained and one that is shown.
+    Each takes its weights in float32 with gradient and moments, and what a step keeps of its forward pass. Adapters lie beside the
+    target's own weights; a stack of whole models is made from one float32 copy where those are in 16-bit. It has the room of the
+    largest: adapters of the highest rank, batches as large as the largest, rows as long as the longest.
 
     Args:
         target: what is trained; only read.
-        declaration: of one run.
+        declarations: of the runs, at least one; all of adapters, or all of whole models.
         room: bytes.
     """
     sixteen_bit = target.model.dtype in (torch.bfloat16, torch.float16)
-    full = declaration.lora is None
-    weights = sum(weight.numel() * weight.element_size() for weight in target.model.parameters())
-    moving = sum(weight.numel() for weight in target.model.parameters()) if declaration.lora is None else 0
-    if declaration.lora is not None:
-        moving = lora_parameters(target.model, declaration.lora)
+    full = declarations[0].lora is None
+    adapters = {declaration.lora for declaration in declarations if declaration.lora is not None}
+    moving = max((lora_parameters(target.model, settings) for settings in adapters), default=0)
+    if full:
+        moving = sum(weight.numel() for weight in target.model.parameters())
+    moments = max(MOMENTS[declaration.settings.optimiser] for declaration in declarations)
     holes = _HOLES if not full and target.device.type == "cpu" else 1
-    rows = _RowMemory(target, declaration.examples, sixteen_bit)
-    pass_bytes = rows.of(declaration.settings.batch_size, master_weights=full and sixteen_bit) * holes
-    each = int(moving * (_FLOAT32 * (2 + _MOMENTS[declaration.settings.optimiser]) + _CAST * sixteen_bit)) + pass_bytes
-    return max(1, (room - 2 * weights) // max(1, each))
+    rows = _RowMemory(target, [example for declaration in declarations for example in declaration.examples], sixteen_bit)
+    batch = max(min(declaration.settings.batch_size, len(declaration.examples)) for declaration in declarations)
+    pass_bytes = rows.of(batch, master_weights=full and sixteen_bit) * holes
+    each = int(moving * (FLOAT32 * (2 + moments) + _CAST * sixteen_bit)) + pass_bytes
+    copied = moving * FLOAT32 if full and sixteen_bit else 0
+    return max(1, (room - copied) // max(1, each))
 
 
 def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int = 1, checkpointing: bool = False) -> MemoryNeed:
@@ -121,8 +124,8 @@ def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int 
     model, full = target.model, declaration.lora is None
     sixteen_bit = model.dtype in (torch.bfloat16, torch.float16)
     own = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    weights = _FLOAT32 * sum(weight.numel() for weight in model.parameters()) if full else own
-    moving = weights // devices if declaration.lora is None else _FLOAT32 * lora_parameters(model, declaration.lora)
+    weights = FLOAT32 * sum(weight.numel() for weight in model.parameters()) if full else own
+    moving = weights // devices if declaration.lora is None else FLOAT32 * lora_parameters(model, declaration.lora)
     rows = _RowMemory(target, declaration.examples, sixteen_bit, checkpointing=checkpointing)
     batch = min(declaration.settings.batch_size, len(declaration.examples))
     layer = max(sum(weight.numel() for weight in block.parameters()) for block in decoder_blocks(model))
@@ -132,36 +135,44 @@ def fine_tuning_memory(target: Target, declaration: FineTuning, *, devices: int 
         "weights": weights // devices,
         "gathered layers": _GATHERED * layer * element if devices > 1 else 0,
         "gradients": moving,
-        "optimiser": int(moving * _MOMENTS[declaration.settings.optimiser]),
+        "optimiser": int(moving * MOMENTS[declaration.settings.optimiser]),
         "activations": rows.of(math.ceil(batch / devices), master_weights=full and sixteen_bit),
     }
     return MemoryNeed("", parts, 0)
 
 
 def _stage_need(target: Target, stage: Stage, place: int, *, float32: bool, sixteen_bit: bool, rows: _RowMemory) -> MemoryNeed:
-    weights = sum(weight.numel() * (_FLOAT32 if float32 else weight.element_size()) for weight in target.model.parameters())
-    moving = _FLOAT32 * _moving(target.model, stage)
-    copies = stage.objective.frozen_copies + (place > 0)  # from the second on, what the stage began with
+    weights = sum(weight.numel() * (FLOAT32 if float32 else weight.element_size()) for weight in target.model.parameters())
+    moved = _moving(target.model, stage)
+    moving = FLOAT32 * moved
+    count = sum(weight.numel() for weight in target.model.parameters())
+    sizes = Sizes(target.model, count, weights // max(1, count), moved, stage.lora is not None, stage.settings.batch_size)
+    held = stage.objective.holds(sizes)
     good = moving if stage.floored else 0
     holes = _HOLES if stage.lora is not None and target.device.type == "cpu" else 1
     parts = {
         "weights": weights,
-        "gradients": moving * (1 + stage.objective.gradient_copies),
-        "optimiser": int(moving * _MOMENTS[stage.settings.optimiser]),
-        "copies": weights * copies,
-        "activations": rows.of(stage.settings.batch_size, master_weights=float32 and sixteen_bit) * holes,
+        "gradients": moving + held.gradients,
+        "optimiser": int(moving * MOMENTS[stage.settings.optimiser]),
+        "copies": held.copies + weights * (place > 0),  # from the second stage on, what it began with
+        "activations": rows.of(held.rows, master_weights=float32 and sixteen_bit) * holes,
     }
     if target.device.type == "cpu":
         return MemoryNeed(stage.name, {**parts, "last good weights": good}, 0)
-    snapshot = weights * (place > 0) + int(moving * (1 + _MOMENTS[stage.settings.optimiser]))
+    snapshot = weights * (place > 0) + int(moving * (1 + MOMENTS[stage.settings.optimiser]))
     return MemoryNeed(stage.name, parts, good + snapshot)
 
 
 def _moving(model: PreTrainedModel, stage: Stage) -> int:
-    """How many numbers the stage trains, as far as that can be told before it begins."""
-    if type(stage.objective).trains is not Objective.trains:
-        return 0
-    return sum(weight.numel() for weight in model.parameters()) if stage.lora is None else lora_parameters(model, stage.lora)
+    """How many numbers the stage trains."""
+    places = Places.of(model)
+
+    def moves(name: str) -> bool:
+        return stage.objective.trains(name, places)
+
+    if stage.lora is not None:
+        return lora_parameters(model, stage.lora, moves)
+    return sum(weight.numel() for name, weight in model.named_parameters() if moves(name))
 
 
 class _RowMemory:

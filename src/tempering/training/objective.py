@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,18 @@ class Workshop:
         self.charge(rows, backward=torch.is_grad_enabled() and logits.requires_grad, count=count)
         return Answers(logits[0].float(), labels, (batch.labels[:, 1:] != IGNORED).nonzero()[:, 0], batch)
 
+    @contextmanager
+    def precisely(self) -> Iterator[None]:
+        """Compute in the type of the weights while the block runs, without autocast.
+
+        For differences of values that bfloat16 could not tell apart. It is slower and keeps more of a forward pass, so for those alone.
+        """
+        before, self.autocast = self.autocast, False
+        try:
+            yield
+        finally:
+            self.autocast = before
+
     def charge(self, rows: Rows, *, backward: bool, count: FlopCount | None = None) -> None:
         """Count a pass over rows, for objectives that run one without :meth:`run`."""
         count = self.count if count is None else count
@@ -135,6 +148,46 @@ class Workshop:
     def trained(self) -> list[torch.nn.Parameter]:
         """The parameters that move, in a fixed order."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+
+FLOAT32 = 4
+"""Bytes of a gradient's or a moment's number, whatever the weights are held in."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a stage will train, told before it begins.
+
+    Attributes:
+        model: the target's, plain; only to be looked at.
+        weights: how many numbers it has.
+        element: bytes of each while the stage trains.
+        moving: how many numbers move, adapters or weights.
+        adapters: whether they are adapters.
+        batch_size: of the settings.
+    """
+
+    model: PreTrainedModel
+    weights: int
+    element: int
+    moving: int
+    adapters: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an objective holds at once beside the model that is trained, its gradient and its optimiser.
+
+    Attributes:
+        copies: bytes of other models.
+        gradients: bytes of further gradients, and of moments and the like.
+        rows: of the largest batch whose graph is kept.
+    """
+
+    copies: int
+    gradients: int
+    rows: int
 
 
 class Objective(ABC):
@@ -164,9 +217,25 @@ class Objective(ABC):
             The loss under ``"loss"``, and its parts by their names; all finite, or the training fails.
         """
 
-    def trains(self, name: str) -> bool:
-        """Whether a weight moves, by its name in the plain model; all do unless told."""
+    def trains(self, name: str, places: Places) -> bool:
+        """Whether a weight moves; all do unless told.
+
+        Asked before :meth:`begin` too, by the estimate of memory, so it rests on settings and places alone.
+
+        Args:
+            name: of the weight in the plain model.
+            places: names of the model's parts.
+        """
         return True
+
+    def holds(self, sizes: Sizes) -> Held:
+        """What it takes of memory, as far as that can be told beforehand; for one that the two numbers above do not describe.
+
+        Args:
+            sizes: of what will be trained.
+        """
+        copies = self.frozen_copies * sizes.weights * sizes.element
+        return Held(copies, self.gradient_copies * sizes.moving * FLOAT32, sizes.batch_size)
 
     def state(self) -> dict[str, Tensor]:
         """What it has gathered since :meth:`begin` and needs to go on as if never interrupted."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,7 @@ class Bank:
         self._parameters: dict[str, nn.Parameter] = {}
         self._parts: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.weights = torch.empty((versions, start), dtype=example.dtype, device=example.device)
+        self._shown: Tensor | None = None
         for place, (_, value) in zip(places, ordered, strict=True):
             self.weights[:, place.start : place.stop] = value.detach().reshape(1, -1)
         self.gradients = torch.zeros_like(self.weights)
@@ -91,6 +93,11 @@ class Bank:
     def versions(self) -> int:
         """K."""
         return len(self.weights)
+
+    @property
+    def held(self) -> int:
+        """How many versions the stacked layers hold now: all, or those of :meth:`only`."""
+        return self.versions if self._shown is None else len(self._shown)
 
     def stacked(self, name: str) -> nn.Parameter:
         """All versions of one weight, shape (K, …), with its gradient; both share the bank's memory. Asked twice it is the same."""
@@ -132,20 +139,24 @@ class Bank:
         """Let the stacked layers hold these versions alone, in this order, for the block, to be asked and not trained.
 
         Args:
-            rows: versions.
+            rows: versions, counted among those that the layers hold now.
         """
-        if list(rows) == list(range(self.versions)):
+        if list(rows) == list(range(self.held)):
             yield
             return
+        before, facts = self._shown, self.facts
         chosen = torch.as_tensor(list(rows), dtype=torch.int64, device=self.weights.device)
-        weights, facts = self.weights[chosen], dict(self.facts)
+        self._shown = (self.weights if before is None else before)[chosen]
         self.facts = {name: fact[chosen] for name, fact in facts.items()}
-        self._show(weights, None)
+        self._show(self._shown, None)
         try:
             yield
         finally:
-            self.facts = facts
-            self._show(self.weights, self.gradients)
+            self._shown, self.facts = before, facts
+            if before is None:
+                self._show(self.weights, self.gradients)
+            else:
+                self._show(before, None)
 
     def _show(self, weights: Tensor, gradients: Tensor | None) -> None:
         """Let the stacked layers hold other tables."""
@@ -163,6 +174,11 @@ def _point(parameter: nn.Parameter, value: Tensor, slope: Tensor | None) -> None
     parameter.grad = None  # of another shape, which the new value would not go with
     parameter.data = value
     parameter.grad = slope
+
+
+def bank_of(model: nn.Module) -> Bank:
+    """Where the versions of a stacked model lie."""
+    return cast(Bank, model.bank)
 
 
 def stack(model: PreTrainedModel, versions: int) -> Bank:
@@ -187,6 +203,7 @@ def stack(model: PreTrainedModel, versions: int) -> Bank:
     for name, module in layers:
         own = {each: bank.stacked(names[id(value)]) for each, value in module.named_parameters(recurse=False)}
         _replace(model, name, _stacked(module, own))
+    vars(model)["bank"] = bank
     return bank
 
 

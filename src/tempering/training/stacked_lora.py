@@ -32,7 +32,7 @@ class StackedLora(nn.Module):
 
 
 def stack_lora(target: Target, adapters: Sequence[tuple[LoraSettings, int]]) -> tuple[PreTrainedModel, Bank]:
-    """One copy of a model under K adapters, each drawn as a run of its own would draw it.
+    """A model's own weights under K adapters, each drawn as a run of its own would draw it.
 
     Adapters of different ranks lie in the room of the largest: what a smaller one leaves is zero on both sides, and stays so.
 
@@ -52,7 +52,7 @@ def stack_lora(target: Target, adapters: Sequence[tuple[LoraSettings, int]]) -> 
         raise CannotStack("an adapter drops out")
     rank = max(settings.rank for settings, _ in adapters)
     widest = adapters[0][0].model_copy(update={"rank": rank})
-    model = add_lora(target.copy_model(), widest)
+    model = add_lora(target.view_model(), widest)
     layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
     if strangers := [name for name, module in layers if not isinstance(module, LoraLinear) or type(module.base_layer) is not nn.Linear]:
         raise CannotStack(f"{strangers[0]} is no ordinary linear layer")
@@ -65,13 +65,14 @@ def stack_lora(target: Target, adapters: Sequence[tuple[LoraSettings, int]]) -> 
         parent, _, own = name.rpartition(".")
         down, up = (bank.stacked(f"{name}.lora_{factor}.default.weight") for factor in "AB")
         setattr(model.get_submodule(parent), own, StackedLora(module.base_layer, down, up, bank))
+    vars(model)["bank"] = bank
     return model, bank
 
 
 def _draw(target: Target, settings: LoraSettings, seed: int, version: dict[str, Tensor]) -> None:
     """Put into one version the factors that a run with this seed begins with."""
     torch.manual_seed(seed)
-    drawn = add_lora(target.copy_model(), settings)
+    drawn = add_lora(target.view_model(), settings)  # made anew: layers draw when they are made, and again when they are reset
     with torch.no_grad():
         for name, value in drawn.named_parameters():
             if name in version:
