@@ -153,7 +153,7 @@ def spent(directory: Path) -> dict[str, float]:
     """Seconds on the device that each training says it has spent, by its name: as its latest snapshot has it, or its finished model."""
     found = {}
     for snapshot in snapshots(directory):
-        record = json.loads((snapshot / "record.json").read_bytes())["record"]
+        record = json.loads((snapshot / "record.json").read_bytes())["record"]["hardening"]
         found[snapshot.parent.name.removesuffix(".training")] = record["spend"]
     for card in directory.glob(f"{MODELS}/[!.]*/tempering.json"):
         found[card.parent.name] = json.loads(card.read_bytes())["spend"]
