@@ -78,6 +78,8 @@ def _seen(name: str, method: Any, result: dict[str, Any]) -> Iterator[str]:
         if len(alone) > 1:
             yield f"### {title}"
         yield verdict(method, entry, result).text
+        if entry.get("undone"):
+            yield _undone(entry["undone"])
         yield _breaker(entry)
         yield _tax(entry["tax"])
         if entry["absence"]:
@@ -109,6 +111,13 @@ def _breaker(entry: dict[str, Any]) -> str:
         text = f"**What breaks it.** None of the attacks within their budgets ({broken})."
     control = "" if best["control_median"] is None else f" ({amount(best['control_median'], 'flops')}, `{best['control_attack']}`)"
     return f"{text} The best attacker pays {multiplier(best)} what the undefended model costs{control}."
+
+
+def _undone(seeds: dict[str, list[int]]) -> str:
+    """What the floor of utility took back of the trainings, without which a price is misread."""
+    words = {"whole": "took the whole training back, so that what was attacked is the model as it came", "in_part": "kept only a part"}
+    said = [f"{words[kind]} (seed {', '.join(map(str, seeds[kind]))})" for kind in ("whole", "in_part") if seeds[kind]]
+    return f"**Undone.** The floor of utility {', and '.join(said)}."
 
 
 def _tax(tax: dict[str, Any]) -> str:

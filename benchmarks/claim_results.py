@@ -21,6 +21,7 @@ import tempering
 from tempering import registry
 from tempering.engine.store import RunStore
 from tempering.engine.units import Plan
+from tempering.report.undone import undone
 from tempering.result import Run
 from tempering.study import MethodChoice
 
@@ -39,6 +40,7 @@ def figures(run: Run, command: str) -> dict[str, Any]:
     study, units = run.study, run.units
     attacks = {choice.title: choice.name for choice in study.attacks}
     defenses = {choice.title: choice for choice in study.defenses}
+    lost = {one.name: {"undone": {"whole": list(one.whole), "in_part": list(one.in_part)}} for one in undone(run.assessment)}
     environment = json.loads(sorted((run.directory / "environments").glob("*.json"))[-1].read_text(encoding="utf-8"))
     return {
         "model": study.models[0].reference,
@@ -57,7 +59,7 @@ def figures(run: Run, command: str) -> dict[str, Any]:
         "attacks": {title: {"name": name, "family": str(registry.get("attacks", name).family)} for title, name in attacks.items()},
         "control": _side(run, CONTROL),
         "defenses": {
-            title: {**_made_by(choice), **_side(run, title), **_compared(run, title)}
+            title: {**_made_by(choice), **_side(run, title), **_compared(run, title), **lost.get(title, {})}
             for title, choice in defenses.items()
             if title in set(units["defense"])
         },

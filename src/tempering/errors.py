@@ -80,6 +80,10 @@ class StoreProblem(TemperingError):
     exit_code = 3
 
 
+class LeftAlone(StoreProblem):
+    """Files that may be sound, though they cannot be read now, or not by this version; nothing is put aside or computed anew for it."""
+
+
 class UnreadableJudge(TemperingError):
     """A judge whose answers say nothing, too often for what is left of them to be a measurement."""
 

@@ -4,9 +4,10 @@ Exceptions of libraries and of others' methods carry what they like: an address 
 ``os.environ``. So every text of an error goes through :func:`redacted` before it is shown, and through :func:`anonymous` before it is
 stored, and the streams of the command line and of its workers are looked through once more.
 
-What is known as a secret: the value of an environment variable whose name says so (``TOKEN``, ``SECRET``, ``PASSWORD``, ``KEY``, ``AUTH``
-and the like), and the password in any variable that holds an address. A value of fewer than eight characters is too common to be told
-from other text. What a method encodes first, or writes to a file by itself, is beyond this: it runs with the rights of the user.
+What is known as a secret: the value of an environment variable whose name says so (``TOKEN``, ``SECRET``, ``PASSWORD``, ``PASS``,
+``KEY``, ``AUTH``, ``JWT`` and the like), and the password or token in any variable that holds an address. A value of fewer than eight
+characters is too common to be told from other text. What a method encodes first, or writes to a file by itself, is beyond this: it runs
+with the rights of the user.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, TextIO, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 SECRET = "[redacted]"
 """What stands in the place of a secret."""
@@ -31,11 +32,18 @@ LEAST = 8
 """Characters of the shortest value that is taken for a secret."""
 
 _NAME = re.compile(
-    r"TOKEN|SECRET|PASSW|PASSPHRASE|PWD$|CREDENTIAL|COOKIE|AUTH|PRIVATE|SIGNATURE|WEBHOOK|(^|_)(API)?KEYS?(_|$)|APIKEY|(^|_)(PAT|DSN|SAS|PSK)(_|$)",
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|PASSCODE|PWD$|CREDENTIAL|COOKIE|AUTH|PRIVATE|SIGNATURE|WEBHOOK|APIKEY|CONN(ECTION)?_?STR(ING)?\d*(_|$)"
+    r"|(^|_)(PASS|PAT|DSN|SAS|PSK|JWTS?|BEARER)\d*(_|$)"
+    # a word before KEY has to be one that has keys: a MONKEY and a HOTKEY hold no secret
+    r"|(^|_)(\w*(API|MASTER|SSH|GPG|PGP|RSA|AES|HMAC|JWT|SSL|TLS|ACCESS|ACCOUNT|STORAGE|SHARED|SERVICE|SESSION|CRYPT|CRYPTION|SIGN|SIGNING"
+    r"|DEPLOY|ADMIN|ROOT|USER|APP|CLIENT|SERVER|HOST|DB|LICENSE|LICENCE|FERNET|VAULT))?KEYS?\d*(_|$)",
     re.IGNORECASE,
 )
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
-_PASSWORD = re.compile(r"://[^/\s:@]*:([^@/\s]+)@")
+_ADDRESS = re.compile(r"://(?=(\S+))")
+_NAMED = re.compile(r"(?:key|password|pwd|pass|secret|token|sig|signature)\s*=\s*([^;&\s]+)", re.IGNORECASE)
+_TOKEN_LEAST = 16
+"""Characters of the shortest user of an address that is taken for a token; the names of users are shorter, or have no digit."""
 _COMMON = frozenset({"root", "user", "admin", "ubuntu", "debian", "runner", "jovyan", "docker", "localhost", "nobody", "guest", "main"})
 """Names of users and hosts that say nothing, and stand in ordinary text."""
 
@@ -52,10 +60,32 @@ def secrets() -> list[str]:
         if names_a_secret(name):
             found.add(value)
             found.update(value.splitlines())
-        found.update(_PASSWORD.findall(value))
+            found.update(_NAMED.findall(value))  # the parts of a connection string
+        found.update(_passwords(value))
     long = {value for value in found if len(value.strip()) >= LEAST}
     forms = {form for value in long for form in (value, value.strip(), repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""))}
     return sorted(forms, key=len, reverse=True)
+
+
+def _passwords(value: str) -> set[str]:
+    """The passwords of the addresses in a text, and the tokens that stand for a user and a password.
+
+    A password may hold what ends an address, ``/`` and ``@``: so it goes on to the last ``@``, and what the rules of addresses make of it
+    is taken too. A number after a colon that a ``/`` ends is a port.
+    """
+    found: set[str] = set()
+    for rest in _ADDRESS.findall(value):
+        authority = rest.partition("/")[0]
+        users = [authority.rpartition("@")[0], authority.partition("@")[0]] if "@" in authority else []
+        port = authority.rpartition(":")[2]
+        if "@" in rest and (":" in users[-1] if users else ":" in authority and not port.isdigit()):
+            users.append(rest.rpartition("@")[0])
+        for user in users:
+            name, colon, password = user.partition(":")
+            found.update({password, unquote(password)} if colon else ())
+            if len(name) >= _TOKEN_LEAST and any(letter.isdigit() for letter in name):
+                found.add(name)
+    return found
 
 
 def redacted(text: str) -> str:
@@ -114,7 +144,9 @@ class _Guarded:
 
 
 def guard_streams() -> None:
-    """Look through what this process prints from now on, tracebacks of any thread included."""
+    """Look through what this process prints from now on, tracebacks of any thread included; once is enough."""
+    if isinstance(sys.stdout, _Guarded) and isinstance(sys.stderr, _Guarded):
+        return
     sys.stdout, sys.stderr = cast(TextIO, _Guarded(sys.stdout)), cast(TextIO, _Guarded(sys.stderr))
 
     def told(arguments: threading.ExceptHookArgs) -> None:

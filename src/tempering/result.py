@@ -17,6 +17,7 @@ from tempering.report.defense_words import comparison_lines
 from tempering.report.formatting import share
 from tempering.report.rows import PriceRow, group_title, groups, price_columns, price_rows
 from tempering.report.terminal import sentence
+from tempering.rereading import stored_tables
 from tempering.study import Study
 
 
@@ -77,9 +78,12 @@ class Run:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial of the searches: what it set, its outcome on the attacker's own prompts, its spend; empty without a search."""
-        path = self.directory / "tables" / "trials.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        """One row a trial of the searches: what it set, its outcome on the attacker's own prompts, its spend; empty without a search.
+
+        Raises:
+            StoreProblem: a table of the report is not as it was written.
+        """
+        return stored_tables(self.directory).get("trials", pd.DataFrame())
 
     @property
     def report_path(self) -> Path:

@@ -130,3 +130,17 @@ def test_a_bound_says_whether_all_runs_held_or_the_median_one() -> None:
     row = {"status": "at_least", "multiplier": 27.0, "low": 13.0, "high": None}
     assert VERDICTS.multiplier({**row, "defended_broken": 0.0}) == "> ×27 (held to the end of its budget)"
     assert VERDICTS.multiplier({**row, "defended_broken": 2.0}) == "> ×27 (the median run held to the end of its budget)"
+
+
+@pytest.mark.parametrize("defense", ["refusal_sft", "refat", "repnoise", "tar", "circuit_breakers"])
+def test_five_defences_were_measured_on_a_model_that_people_use(defense: str) -> None:
+    assert [len(result["seeds"]) for result in RESULTS if result["model"] == "organism:smollm2"] == [3]
+    (entry,) = alone(defense, "organism:smollm2")
+    assert {row["runs"] for row in entry["prices"].values()} == {3}
+    assert set(entry["prices"]) == {"full_finetune", "lora_finetune", "refusal_ablation", "prefilling"}
+
+
+def test_a_training_that_was_taken_back_is_said_on_its_card() -> None:
+    (entry,) = alone("repnoise", "organism:smollm2")
+    assert entry["undone"]["whole"]
+    assert "took the whole training back" in CARDS.pages()["repnoise.md"]

@@ -18,7 +18,7 @@ from tempering.engine.executors import ExecutorChoice
 from tempering.engine.plan import make_plan
 from tempering.engine.results import Tables
 from tempering.engine.run import execute
-from tempering.engine.slurm_job import MESSAGES, UNITS, Listener, main
+from tempering.engine.slurm_job import MESSAGES, UNITS, Listener, line_of, main
 from tempering.engine.store import RunStore
 from tempering.engine.units import Plan
 from tempering.errors import TemperingError, UnusableData
@@ -99,8 +99,7 @@ def test_what_jobs_of_a_driver_that_was_killed_have_finished_is_taken_up(plan: P
     execute_nothing(plan, tmp_path / "run")
     job.mkdir(parents=True)
     (job / UNITS).write_text("{}")
-    lines = [json.dumps(message) for message in said]
-    (job / MESSAGES).write_text("\n".join(lines) + '\n{"unit": "cut of')
+    (job / MESSAGES).write_bytes(b"".join(map(line_of, said)) + b'{"unit": "cut of')
     events: list[Event] = []
     assert_same_rows(execute(plan, tmp_path / "run", executor=jobs("debug"), on_event=events.append), whole)
     assert attack.hash not in {event.unit for event in events if event.kind == "unit_started"}

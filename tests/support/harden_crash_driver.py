@@ -110,7 +110,7 @@ def left(directory: Path) -> dict[str, Any]:
 def spent(directory: Path) -> float:
     """Seconds on the device that the latest snapshot has counted; 0 without one."""
     records = sorted(directory.with_name(f"{directory.name}.training").glob("[0-9]*/record.json"))
-    return float(json.loads(records[-1].read_text())["record"]["spend"]["device_seconds"]) if records else 0.0
+    return float(json.loads(records[-1].read_text())["record"]["hardening"]["spend"]["device_seconds"]) if records else 0.0
 
 
 def main(folder: Path) -> None:

@@ -42,6 +42,20 @@ def house(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "SENTRY_DSN",
         "GH_PAT",
         "SLACK_WEBHOOK",
+        "DB_PASS",
+        "SMTP_PASS",
+        "PASS",
+        "DB_PASS2",
+        "JWT",
+        "CI_JOB_JWT",
+        "API_BEARER",
+        "MASTERKEY",
+        "SSHKEY",
+        "OPENAI_KEY1",
+        "STORAGE_KEYS",
+        "ENCRYPTIONKEY",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "CONNSTR",
     ],
 )
 def test_a_variable_whose_name_says_so_holds_a_secret(house: pytest.MonkeyPatch, name: str) -> None:
@@ -54,6 +68,16 @@ def test_a_variable_whose_name_says_so_holds_a_secret(house: pytest.MonkeyPatch,
     [
         ("KEYBOARD", "marmalade-42"),
         ("MONKEY", "marmalade-42"),
+        ("HOTKEY", "marmalade-42"),
+        ("KEYBOARD_LAYOUT", "marmalade-42"),
+        ("COMPASS", "marmalade-42"),
+        ("PASSES", "marmalade-42"),
+        ("CONN_STRATEGY", "marmalade-42"),
+        ("PATH", "/people/ada/bin"),
+        ("OLDPWD", "/people/ada/work"),
+        ("SOMEWHERE", "https://pypi.example:8080/simple/package@1.0"),
+        ("SOMEWHERE", "git+ssh://git@host.example:people/work@main"),
+        ("SOMEWHERE", "postgres://postgres@host.example/db"),
         ("PWD", "/people/ada/work"),
         ("PATTERN", "marmalade-42"),
         ("HF_TOKEN", "short"),
@@ -67,6 +91,28 @@ def test_what_is_no_secret_stays(house: pytest.MonkeyPatch, name: str, value: st
 def test_the_password_of_an_address_is_a_secret_in_any_variable(house: pytest.MonkeyPatch) -> None:
     house.setenv("SOMEWHERE", "http://ada:marmalade-42@proxy.example:3128")
     assert redacted("http://ada:marmalade-42@proxy.example:3128") == f"http://ada:{SECRET}@proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("postgres://u:p/ss@word123@host", "p/ss@word123"),
+        ("postgres://u:pass@word123@host/db?mail=a@b", "pass@word123"),
+        ("postgres://u:marmalade-42@host/db?mail=a@b", "marmalade-42"),
+        ("https://ghp_0123456789abcdefABCDEF@github.com/a/b", "ghp_0123456789abcdefABCDEF"),
+        ("https://ghp_0123456789abcdefABCDEF:x-oauth-basic@github.com", "ghp_0123456789abcdefABCDEF"),
+        ("redis://:marmalade-42@one,redis://:butter-43@two", "butter-43"),
+        ("amqp://u:marma%40lade@host", "marma@lade"),
+    ],
+)
+def test_passwords_and_tokens_of_addresses_however_they_are_written(house: pytest.MonkeyPatch, address: str, secret: str) -> None:
+    house.setenv("SOMEWHERE", address)
+    assert secret not in redacted(f"refused {address}, {secret}!")
+
+
+def test_the_parts_of_a_connection_string_are_secrets(house: pytest.MonkeyPatch) -> None:
+    house.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=somebody;AccountKey=marmalade-42==;EndpointSuffix=core.example")
+    assert redacted("somebody has marmalade-42== at core.example") == f"somebody has {SECRET} at core.example"
 
 
 def test_a_secret_is_known_in_the_forms_that_texts_hold_it_in(house: pytest.MonkeyPatch) -> None:

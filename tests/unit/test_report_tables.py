@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,8 +15,11 @@ from tempering.economics.assess import Assessment
 from tempering.economics.capability import is_capability
 from tempering.economics.conclusions import Conclusions
 from tempering.engine.results import Tables
+from tempering.errors import StoreProblem
+from tempering.report.checksums import write_checksums
 from tempering.report.dictionary import is_judged, undescribed
 from tempering.report.tables import TABLES, Table, assessment_of, conclusions_of, parquet_bytes, read_tables, run_tables, write_tables
+from tempering.result import Run
 
 
 def write(directory: Path, made: Specimen) -> list[Path]:
@@ -52,6 +56,22 @@ def test_what_was_written_is_read_again(whole: Specimen, tmp_path: Path) -> None
         pd.testing.assert_frame_equal(frames[table.name], made)
         if table.source != "engine":
             pd.testing.assert_frame_equal(getattr(again[table.source], table.name), made)
+
+
+def test_the_trials_of_a_run_in_a_notebook_are_proved_before_they_are_read(whole: Specimen, tmp_path: Path) -> None:
+    paths = write(tmp_path / "tables", whole)
+    write_checksums(tmp_path, {f"tables/{path.name}": path.read_bytes() for path in paths})
+    nothing: Any = None
+    run = Run(tmp_path, nothing, nothing, nothing, nothing, {})
+    trials = run.trials
+    assert len(trials)
+    assert len(trials) == len(read_tables(tmp_path / "tables")["trials"])
+    path = tmp_path / "tables" / "trials.parquet"
+    sound = path.read_bytes()
+    for content in (parquet_bytes(trials.iloc[:0]), sound[:-9], b""):
+        path.write_bytes(content)
+        with pytest.raises(StoreProblem, match=r"the report in .* is damaged: .*; write it anew with: temper report"):
+            _ = run.trials
 
 
 def test_a_table_without_rows_goes_where_an_earlier_report_left_one(whole: Specimen, tmp_path: Path) -> None:

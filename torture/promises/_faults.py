@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torture.promise import Tally
 from torture.promises import _toy
 from torture.promises._children import End, run
-from torture.promises._operations import ADDING, Operation, watch
+from torture.promises._operations import ADDING, READING, Operation, watch
 
 Moment = tuple[str, str, int]
 """An operation that is the same in every run: its name, its path without numbers of processes, and how often these came before."""
@@ -81,14 +81,15 @@ FAULTS = {
     "kill": Fault(die),
     "full": Fault(no_space, lasting=True, among=ADDING),
     "stale": Fault(stale),
+    "stale read": Fault(stale, among=READING),
     "lost answer": Fault(lost_answer, after=True, among=("rename", "replace", "unlink", "rmdir", "mkdir")),
 }
 
 
-def moments(folder: str, study: str, directory: str, body: Callable[..., None] = _toy.compute) -> list[Moment]:
-    """Compute a study undisturbed, and say which operations there were."""
+def moments(folder: str, study: str, directory: str, body: Callable[..., None] = _toy.compute, reads: bool = False) -> list[Moment]:
+    """Compute a study undisturbed, and say which operations there were; those that only read too, where that is asked."""
     names, seen = Moments(Path(directory)), []
-    watch(Path(directory), before=lambda operation: seen.append(names.of(operation)))
+    watch(Path(directory), before=lambda operation: seen.append(names.of(operation)), reads=reads)
     body(folder, study, directory)
     return seen
 
@@ -106,7 +107,8 @@ def faulty(folder: str, study: str, directory: str, log: str, name: str, targets
                 Path(f"{log}.met").write_text("\n".join(map(str, moment)), encoding="utf-8")
             fault.act(operation)
 
-    watch(Path(directory), **{"after" if fault.after else "before": hook})  # type: ignore[arg-type]
+    reads = bool(set(fault.among) & set(READING))
+    watch(Path(directory), **{"after" if fault.after else "before": hook}, reads=reads)  # type: ignore[arg-type]
     _toy.compute(folder, study, directory, log=log)
     return met[0] if met else None
 

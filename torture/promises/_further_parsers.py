@@ -92,7 +92,7 @@ def tables_of_others(folder: Path) -> dict[str, Parser]:
     def table(ending: str) -> Parse:
         return of_file(folder / f"set.{ending}", lambda path: list(read_table(path, COLUMNS, "it")))
 
-    rows = [{"prompt": "how?", "category": "a", "answer": "so."}, {"prompt": 'what, "then"?', "category": None, "answer": "x"}]
+    rows = [{"prompt": "how?", "category": "a", "role": "hazard"}, {"prompt": 'what, "then"?', "category": None, "role": "benign"}]
     pq.write_table(pa.Table.from_pylist(rows), folder / "seed.parquet")
     lines = "\n".join(json.dumps(row) for row in rows).encode()
     csv = b'prompt,category\r\nhow?,a\r\n"what, ""then""?",b\r\n'

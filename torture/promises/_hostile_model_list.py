@@ -282,17 +282,17 @@ SMALL = ("--seeds", "1", "--budget", "steps=1", "--prompts", "2", "--workers", "
 WAYS: dict[str, Callable[[str, Path], list[str]]] = {
     "audit": lambda model, home: ["audit", model, "--data", str(home / "data.jsonl"), "--attacks", "prefilling", *SMALL],
     "audit --base": lambda model, home: [
-        *("audit", str(home / "sound"), "--base", model, "--data", str(home / "data.jsonl"), "--attacks", "merge"),
+        *("audit", str(home / "other"), "--base", model, "--data", str(home / "data.jsonl"), "--attacks", "merge"),
         *("--threat-model", "open-weights+public-base", *SMALL),
     ],
     "audit --unguarded": lambda model, home: [
         *("audit", str(home / "sound"), "--unguarded", model, "--data", str(home / "data.jsonl"), "--attacks", "prefilling", *SMALL),
     ],
     "harden": lambda model, home: [
-        *("harden", model, "--defense", "refusal_sft", "--data", str(home / "data.jsonl"), "--prompts", "2", "--device", "cpu"),
+        *("harden", model, "--defense", "refusal_sft:steps=2", "--data", str(home / "data.jsonl"), "--prompts", "2", "--device", "cpu"),
     ],
     "compare": lambda model, home: [
-        *("compare", model, "--defenses", "refusal_sft", "--attacks", "prefilling", "--data", str(home / "data.jsonl"), *SMALL),
+        *("compare", model, "--defenses", "refusal_sft:steps=2", "--attacks", "prefilling", "--data", str(home / "data.jsonl"), *SMALL),
     ],
     "base-check": lambda model, home: [
         *("base-check", model, "--base", str(home / "other"), "--data", str(home / "data.jsonl"), *SMALL),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import struct
@@ -19,8 +20,9 @@ from torture.mutations import ROOT
 sys.path.append(str(ROOT / "tests"))
 
 from support.tiny_gguf import write_tiny_gguf
-from support.tiny_models import TEMPLATE, tiny_model
+from support.tiny_models import TEMPLATE, WORDS, tiny_model
 from support.toy_study import rows, write_rows
+from tempering.defenses._data import DEFAULT_REFUSALS
 from tempering.models.saving import save
 
 GIB = 1 << 30
@@ -95,8 +97,9 @@ Make = Callable[[Room], Any]
 
 def make_sound(folder: Path) -> Path:
     """A sound model, its data and a sound GGUF file in a folder; returns the model's directory."""
-    save(*tiny_model("llama"), folder / "sound")
-    save(*tiny_model("llama", 1), folder / "other")
+    words = (*WORDS, *(word for text in DEFAULT_REFUSALS for word in re.findall(r"\w+|[^\w\s]", text)))  # so that defences take it
+    save(*tiny_model("llama", vocabulary=words), folder / "sound")
+    save(*tiny_model("llama", 1, words), folder / "other")
     write_rows(folder / "data.jsonl", rows())
     write_tiny_gguf(folder / "sound.gguf")
     return folder / "sound"

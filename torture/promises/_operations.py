@@ -45,11 +45,25 @@ WITH_HANDLE = ("write", "fsync")
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 ADDING = ("open", "write", "mkdir", "rename", "replace", "fsync", "weights", "tokenizer")
 """Those that may find no space."""
+READING = ("read", "list")
+"""Those that change nothing."""
 
 
-def watch(folder: Path, before: Hook = lambda operation: None, after: Hook = lambda operation: None) -> None:
-    """From now on call hooks around every operation of this process on something in a folder. There is no way back."""
+def watch(folder: Path, before: Hook = lambda operation: None, after: Hook = lambda operation: None, *, reads: bool = False) -> None:
+    """From now on call hooks around every operation of this process on something in a folder. There is no way back.
+
+    Args:
+        folder: where.
+        before: called before each.
+        after: called after each.
+        reads: files that are opened to be read, and folders that are listed, are operations too: those in :data:`READING`.
+    """
     watcher = _Watcher(folder, before, after)
+    if reads:
+        os.open = watcher.around("read", os.open, _path_if_unchanged)
+        builtins.open = io.open = watcher.around("read", io.open, _path_if_read)  # type: ignore[assignment]
+        for name in ("listdir", "scandir"):
+            setattr(os, name, watcher.around("list", getattr(os, name), _path_if_named))
     for name in WITH_PATH:
         setattr(os, name, watcher.around(name, getattr(os, name), _path_of))
     for name in WITH_HANDLE:
@@ -105,6 +119,18 @@ def _path_if_changing(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int |
 
 def _path_if_written(file: Any, mode: str = "r", *arguments: Any, **rest: Any) -> Path | None:
     return None if isinstance(file, int) or not set(mode) & set("wax+") else _path_of(file)
+
+
+def _path_if_unchanged(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> Path | None:
+    return None if flags & CHANGING else _path_of(path, dir_fd=dir_fd)
+
+
+def _path_if_read(file: Any, mode: str = "r", *arguments: Any, **rest: Any) -> Path | None:
+    return None if isinstance(file, int) or set(mode) & set("wax+") else _path_of(file)
+
+
+def _path_if_named(path: Any = None) -> Path | None:
+    return None if path is None or isinstance(path, int) else _path_of(path)
 
 
 def _watch_tokenizers(watcher: _Watcher) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,14 +134,29 @@ def negative_clocks(directory: Path) -> list[str]:
     return [clock for frame in frames if frame is not None for clock in CLOCKS if clock in frame and (frame[clock] < 0).any()]
 
 
+def snapshots(directory: Path) -> list[Path]:
+    """What trainings that are not at their end have kept to go on from, the latest of each training last."""
+    return sorted(path for path in directory.glob(f"{MODELS}/*.training/[0-9]*") if path.is_dir())
+
+
+def killed_in_training(folder: str, directory: str) -> None:
+    """Compute the whole study until a training has kept a snapshot, and be killed in its next step."""
+
+    def on_event(event: Event) -> None:
+        if event.kind == "training" and snapshots(Path(directory)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    compute(folder, "whole", directory, on_event=on_event)
+
+
 def spent(directory: Path) -> dict[str, float]:
     """Seconds on the device that each training says it has spent, by its name: as its latest snapshot has it, or its finished model."""
     found = {}
-    for snapshot in sorted(directory.glob(f"{MODELS}/*.training/[0-9]*/record.json")):
-        found[snapshot.parent.parent.name.removesuffix(".training")] = json.loads(snapshot.read_bytes())["record"]["spend"]
-    for record in directory.glob(f"{MODELS}/[!.]*/tempering.json"):
-        if not record.parent.name.endswith(".training"):
-            found[record.parent.name] = json.loads(record.read_bytes())["spend"]
+    for snapshot in snapshots(directory):
+        record = json.loads((snapshot / "record.json").read_bytes())["record"]["hardening"]
+        found[snapshot.parent.name.removesuffix(".training")] = record["spend"]
+    for card in directory.glob(f"{MODELS}/[!.]*/tempering.json"):
+        found[card.parent.name] = json.loads(card.read_bytes())["spend"]
     return {name: float(spend["device_seconds"]) for name, spend in found.items()}
 
 

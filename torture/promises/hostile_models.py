@@ -23,6 +23,20 @@ ALWAYS = (
     *("configuration: 2^40 layers", "configuration: a hundred thousand layers", "adapter: a base on the hub"),
 )
 """Tried in the short form whatever is drawn: each mutation lets one of them in."""
+REASONS = {
+    "pickles": ("pickle",),
+    "code": ("code", "architecture", "kernel", "import"),
+    "template": ("template",),
+    "weights": ("safetensors", "tensor", "weights"),
+    "GGUF": ("gguf",),
+    "tokenizer": ("token",),
+    "file": ("shard", "link", "pipe", "folder", "no file"),
+    "configuration": ("config", "layers", "settings"),
+    "adapter": ("adapter", "base"),
+}
+"""Words of which a refusal has one, by what is hostile, where it does not name a file."""
+LEAVES_NOTHING: tuple[str, ...] = ()
+"""Ways that print what they found and write nothing."""
 SLOW = ("adapter: a pattern", "adapter: patterns", "adapter: four hundred", "template: a power", "template: a hundred megabytes")
 """Left to the long form."""
 
@@ -33,6 +47,11 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
     trials = [(name, way) for way in WAYS for name in HOSTILE] if long else _drawn()
     most_cpu, most_memory = 0.0, 0
     with Commands(memory=MEMORY, cpu_s=CPU_S, wall_s=WALL_S) as commands:
+        for way in dict.fromkeys(way for _, way in trials):  # a way that takes nothing at all would refuse whatever is hostile
+            problem = _taken(commands, way, sound, sound, folder / "sound-here")
+            tally.count(not problem, f"a sound model, by temper {way}: {problem}")
+        problem = _taken(commands, "audit", sound.parent / "sound.gguf", sound, folder / "sound-here")
+        tally.count(not problem, f"a sound GGUF file, by temper audit: {problem}")
         for number, (name, way) in enumerate(trials):
             place = folder / str(number)
             ended, problem = _tried(commands, name, way, sound, place)
@@ -53,6 +72,18 @@ def _drawn() -> list[tuple[str, str]]:
     return [*((name, "audit") for name in (*ALWAYS, *draw.sample(quick, AUDITS_SHORT))), *draw.sample(others, OTHERS_SHORT)]
 
 
+def _taken(commands: Commands, way: str, model: Path, sound: Path, place: Path) -> str:
+    """What is wrong where a sound model does not come in, within the same limits; ``""`` where it does."""
+    place.mkdir()
+    arguments = [*WAYS[way](str(model), sound.parent), "--out", "out"]
+    ended = commands.temper(*arguments, folder=place, HF_HOME=str(place / "hub"), TEMPERING_CACHE=str(place / "cache"))
+    made = (place / "out").is_dir()
+    shutil.rmtree(place)
+    if ended.code != 0 or ended.timed_out:
+        return f"it ended with {ended.code}: {ended.stderr.strip()[-300:]!r}"
+    return "" if made or way in LEAVES_NOTHING else "nothing was written"
+
+
 def _tried(commands: Commands, name: str, way: str, sound: Path, place: Path) -> tuple[Ended, str]:
     """Make one hostile model, hand it over, and say what went wrong; empty where it was refused as it should be."""
     room = Room(place / "model", place / "mark", sound, place / "beside")
@@ -64,7 +95,15 @@ def _tried(commands: Commands, name: str, way: str, sound: Path, place: Path) ->
     arguments = [*WAYS[way](str(model), sound.parent), "--out", "out"]
     flags = made if isinstance(made, tuple) and made and isinstance(made[0], str) else ()
     ended = commands.temper(*arguments, *flags, folder=place / "here", HF_HOME=str(place / "hub"), TEMPERING_CACHE=str(place / "cache"))
-    return ended, ended.unlike_a_refusal() or _let_in(ended, room, place / "here")
+    return ended, ended.unlike_a_refusal() or _let_in(ended, room, place / "here") or _told(ended, name, model, room)
+
+
+def _told(ended: Ended, name: str, model: Path, room: Room) -> str:
+    """What is wrong with a refusal that names neither the model, nor a file of it, nor what is wrong with it: it may be of anything."""
+    line = ended.errors[0].lower()
+    places = [str(model), str(room.model), *(path.name for folder in (room.model, room.beside) for path in folder.iterdir())]
+    words = [*(place.lower() for place in places), *REASONS[name.partition(":")[0]]]
+    return "" if any(word in line for word in words) else f"its refusal names neither a file nor a reason: {ended.errors[0]!r}"
 
 
 def _let_in(ended: Ended, room: Room, here: Path) -> str:
@@ -90,6 +129,12 @@ PROMISE = Promise(
             "    if not any(place.is_relative_to(home) for home in homes):",
             "    if not homes:",
             "links out of a model's directory are followed",
+        ),
+        Mutation(
+            "models/belonging.py",
+            "    if not any(place.is_relative_to(home) for home in homes):",
+            "    if homes:",
+            "every model is refused, sound ones too",
         ),
         Mutation(
             "models/belonging.py",

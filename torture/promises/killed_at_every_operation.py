@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 from tempering.engine.files import sealed
@@ -33,14 +31,14 @@ def _goes_on_counting(folder: Path) -> str:
     leaves is made to say that it was long at work.
     """
     directory = folder / "long-at-work"
-    if (end := run(killed_in_training, str(folder), str(directory))).code != -9:
+    if (end := run(_toy.killed_in_training, str(folder), str(directory))).code != -9:
         return f"it ended with {end.code} {end.said} before it was killed"
-    snapshots = sorted(directory.glob(f"{_toy.MODELS}/*.training/[0-9]*/record.json"))
-    if not snapshots:
+    if not _toy.snapshots(directory):
         return "it left no snapshot"
-    for path in snapshots:
+    for snapshot in _toy.snapshots(directory):
+        path = snapshot / "record.json"
         content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "seal"}
-        content["record"]["spend"]["device_seconds"] += SPENT
+        content["record"]["hardening"]["spend"]["device_seconds"] += SPENT
         path.write_bytes(sealed(content))
     before = _toy.spent(directory)
     if (end := run(_toy.compute, str(folder), "whole", str(directory))).code != 0:
@@ -50,19 +48,6 @@ def _goes_on_counting(folder: Path) -> str:
     units = _toy.RunStore(directory).tables().units
     longest = float(units.loc[units["kind"] == "harden", "device_seconds"].max())
     return "" if longest >= SPENT else f"the table has {longest:.1f} s"
-
-
-def killed_in_training(folder: str, directory: str) -> None:
-    """Compute a study until a training has made a step or two."""
-    steps = 0
-
-    def on_event(event: _toy.Event) -> None:
-        nonlocal steps
-        steps += event.kind == "training"
-        if steps == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    _toy.compute(folder, "whole", directory, on_event=on_event)
 
 
 PROMISE = Promise(

@@ -192,7 +192,7 @@ PROMISE = Promise(
             "for form in (value,)",
             "a secret in quotation marks, as os.environ is printed, is not known again",
         ),
-        Mutation("redaction.py", "        found.update(_PASSWORD.findall(value))", "        pass", "a password in an address is no secret"),
+        Mutation("redaction.py", "        found.update(_passwords(value))", "        pass", "a password in an address is no secret"),
         Mutation("redaction.py", "TOKEN|SECRET|", "SECRET|", "a token is no secret"),
     ),
 )

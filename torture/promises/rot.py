@@ -129,20 +129,16 @@ def _of_what_is_kept(root: Path, name: str, damage: Damage, reference: dict[str,
 def _of_a_training(root: Path, numbers: Iterable[int], reference: dict[str, str], chance: random.Random) -> list[str]:
     """What is wrong after damage to each file of the latest snapshot of a training that was interrupted."""
     interrupted, problems = root / "interrupted", []
-    steps = 0
 
     def on_event(event: _toy.Event) -> None:
-        nonlocal steps
-        steps += event.kind == "training"
-        if steps == 4:
+        if event.kind == "training" and _toy.snapshots(interrupted):
             raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):
         _toy.compute(str(root), "whole", str(interrupted), on_event=on_event)
-    snapshots = sorted(path for path in interrupted.glob("models/*.training/[0-9]*") if path.is_dir())
-    if not snapshots:
+    if not _toy.snapshots(interrupted):
         return ["an interrupted training left no snapshot to be damaged"]
-    for path in sorted(snapshots[-1].iterdir()):
+    for path in sorted(_toy.snapshots(interrupted)[-1].iterdir()):
         for damage in _damages(path, numbers, chance):
             name, place, said = path.relative_to(interrupted).as_posix(), root / "rotten", list[str]()
             shutil.copytree(interrupted, place)

@@ -21,6 +21,8 @@ LONGEST_LINE = 1 << 20
 """Bytes. A longer line is no prompt, and reading it whole could exhaust the memory."""
 MOST_BYTES = 1 << 30
 """Of all files of a dataset together: what is read is kept."""
+MOST_ROWS = 1_000_000
+"""Likewise, examples and documents: the shortest line becomes a thousand bytes of memory."""
 
 
 def load_dataset(reference: str, *, alone: bool = True) -> Dataset:
@@ -43,9 +45,10 @@ def load_dataset(reference: str, *, alone: bool = True) -> Dataset:
     try:
         path = located(reference) or expanded(reference)
         if path.is_file():
-            return assemble(path.stem, _jsonl_rows(path), alone=alone)
+            return assemble(path.stem, _counted(_jsonl_rows(path), path), alone=alone)
         if reference.strip() and path.is_dir():
-            return assemble(path.resolve().name, _saved_rows(path) if is_saved(path) else _folder_rows(path), alone=alone)
+            rows = _saved_rows(path) if is_saved(path) else _folder_rows(path)
+            return assemble(path.resolve().name, _counted(rows, path), alone=alone)
     except OSError as error:
         raise UnusableData(f"cannot read {error.filename or reference}: {error.strerror or error}") from None
     except RuntimeError as error:  # no such user's home, or a loop of links
@@ -57,6 +60,13 @@ def load_dataset(reference: str, *, alone: bool = True) -> Dataset:
         else "give a JSONL file, a folder of them, a saved Hugging Face dataset, or a name (temper ls data)"
     )
     raise UnusableData(f"no data at {reference!r}", remedy)
+
+
+def _counted(rows: Iterator[Row | Document | Beside], path: Path) -> Iterator[Row | Document | Beside]:
+    for number, row in enumerate(rows, 1):
+        if number > MOST_ROWS:
+            raise UnusableData(f"{path} holds more than {MOST_ROWS:,} examples", "take a part of it")
+        yield row
 
 
 def _folder_rows(folder: Path) -> Iterator[Row | Document | Beside]:

@@ -13,11 +13,16 @@ from typing import IO, Any
 
 from tempering.data.saved import saved_splits
 from tempering.errors import UnusableData
+from tempering.reading import size_in_words
 
 MOST_BYTES = 1 << 30
 """Of a file, unpacked: what is read is kept."""
 MOST_ROWS = 1_000_000
-_FIELD = 1 << 20
+LONGEST_LINE = 1 << 20
+"""Characters of a line, of a field and of a text: what is longer is no prompt."""
+MOST_JSON = 1 << 26
+"""Bytes of a JSON file that is one list: it is read whole, and becomes many times as large."""
+_BATCH = 100
 
 
 def read_table(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
@@ -34,7 +39,10 @@ def read_table(path: Path, columns: Sequence[str], where: str) -> Iterator[Mappi
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     readers = {"parquet": _parquet, "csv": _csv, "jsonl": _json_lines, "json": _json}
     try:
-        yield from readers[kind](path, columns, where)
+        for number, row in enumerate(readers[kind](path, columns, where), 1):
+            if number > MOST_ROWS:
+                raise _too_large(where)
+            yield row
     except UnusableData:
         raise
     except OSError as error:
@@ -82,19 +90,41 @@ def check_columns(present: Sequence[str], wanted: Sequence[str], where: str) -> 
 def _parquet(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        check_columns(file.schema_arrow.names, columns, where)
-        if file.metadata.num_rows > MOST_ROWS:
+    schema = pq.read_schema(path)
+    check_columns(schema.names, columns, where)
+    texts = [name for name in columns if schema.names.count(name) == 1 and str(schema.field(name).type) in ("string", "large_string")]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:  # so that a text of many rows stays one until they are looked at
+        about = file.metadata
+        unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        if about.num_rows > MOST_ROWS or unpacked > MOST_BYTES:
             raise _too_large(where)
-        for batch in file.iter_batches(columns=list(columns)):
-            yield from batch.to_pylist()
+        room = MOST_BYTES
+        for batch in file.iter_batches(
+            _BATCH, columns=list(columns)
+        ):  # few at once: a text that stands once in a file may be that of every row
+            for row in batch.to_pylist():
+                room -= sum(_characters(value, where) for value in row.values())
+                if room < 0:
+                    raise _too_large(where)
+                yield row
+
+
+def _characters(value: Any, where: str) -> int:
+    """Characters of a text, or of those in a list."""
+    if isinstance(value, list):
+        return sum(_characters(inner, where) for inner in value)
+    if not isinstance(value, str):
+        return 8
+    if len(value) > LONGEST_LINE:
+        raise UnusableData(f"{where} holds a text of more than {LONGEST_LINE >> 20} MiB", "take rows of prompts and answers")
+    return len(value)
 
 
 def _csv(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
-    before = csv.field_size_limit(_FIELD)
+    before = csv.field_size_limit(LONGEST_LINE)
     try:
         with _text(path, where) as stream:
-            rows = csv.DictReader(stream, strict=True)
+            rows = csv.DictReader(_lines(stream, where), strict=True)
             check_columns([name or "" for name in rows.fieldnames or ()], columns, where)
             for row in rows:
                 if None in row or None in row.values():
@@ -106,13 +136,13 @@ def _csv(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str
 
 def _json_lines(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
     with _text(path, where) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(_lines(stream, where), 1):
             if line.strip():
                 yield _object(json.loads(line), columns, f"{where}, line {number}")
 
 
 def _json(path: Path, columns: Sequence[str], where: str) -> Iterator[Mapping[str, Any]]:
-    with _text(path, where) as stream:
+    with _text(path, where, MOST_JSON) as stream:
         rows = json.load(stream)
     if not isinstance(rows, list):
         raise UnusableData(f"{where} holds no list of objects", "fetch it anew, or take another copy")
@@ -127,21 +157,30 @@ def _object(value: Any, columns: Sequence[str], where: str) -> Mapping[str, Any]
     return {name: value[name] for name in columns}
 
 
-def _text(path: Path, where: str) -> IO[str]:
-    """The text of a file, unpacked into memory where it is packed."""
-    if path.stat().st_size > MOST_BYTES:
-        raise _too_large(where)
+def _lines(stream: IO[str], where: str) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UnusableData(f"{where}, line {number} is longer than {LONGEST_LINE >> 20} MiB", "take rows of prompts and answers")
+        yield line
+
+
+def _text(path: Path, where: str, most: int = MOST_BYTES) -> IO[str]:
+    """The text of a file of so many bytes at most, unpacked into memory where it is packed."""
+    if path.stat().st_size > most:
+        raise _too_large(where, most)
     if path.name.endswith(".gz"):
         try:
             with gzip.open(path) as packed:
-                content = packed.read(MOST_BYTES + 1)
+                content = packed.read(most + 1)
         except (EOFError, zlib.error) as error:
             raise UnusableData(f"{where} is no whole gzip file: {error}", "fetch it anew") from None
-        if len(content) > MOST_BYTES:
-            raise _too_large(where)
-        return io.StringIO(content.decode("utf-8-sig"), newline="")
+        if len(content) > most:
+            raise _too_large(where, most)
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _too_large(where: str) -> UnusableData:
-    return UnusableData(f"{where} holds more than {MOST_BYTES >> 30} GiB or {MOST_ROWS:,} rows", "take a part of it")
+def _too_large(where: str, most: int = MOST_BYTES) -> UnusableData:
+    return UnusableData(f"{where} holds more than {size_in_words(most)} or {MOST_ROWS:,} rows", "take a part of it")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tempering.engine.agenda import dependents
 from tempering.engine.units import Plan, Skipped, Unit
-from tempering.errors import StoreProblem, UnusableModel
+from tempering.errors import LeftAlone, StoreProblem, UnusableModel
 from tempering.models import Target, load
 
 if TYPE_CHECKING:
@@ -55,11 +55,17 @@ def is_trained(unit: Unit, models: Path) -> bool:
 
 
 def damage_of(unit: Unit, models: Path) -> str | None:
-    """What is wrong with the files of a defended model that is there; ``None`` where it is as it was written, or gone."""
+    """What is wrong with the files of a defended model that is there; ``None`` where it is as it was written, or gone.
+
+    Raises:
+        LeftAlone: they cannot be read just now, or were written by another version, which says nothing of what they hold.
+    """
     from tempering.engine.hardening import finished
 
     try:
         finished(job_of(unit), place_of(unit, models))
+    except LeftAlone:
+        raise
     except StoreProblem as problem:
         return str(problem).partition("; ")[0]
     return None

@@ -16,6 +16,9 @@ from tempering.errors import StoreProblem
 MACHINE_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 """What the system says when a disk or the machine is at fault, and not what was being computed."""
 
+UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EIO)
+"""What the system says of a file that is lost, as opposed to one that another try would read."""
+
 TEMPORARY = ".tmp"
 """Ending of whatever is not yet in place. Its name starts with a dot too."""
 

@@ -20,13 +20,14 @@ from tempering.data.records import DefenderView
 from tempering.defenses._contract import Defense, require
 from tempering.engine.driving import explain, is_large, is_out_of_memory, randomness, release_memory
 from tempering.engine.environment import available_memory
-from tempering.engine.hardening_card import RECORD, make_record, write_card
+from tempering.engine.files import UNREADABLE
+from tempering.engine.hardening_card import RECORD, SCHEMA, make_record, write_card
 from tempering.engine.hardening_folder import Pace, TrainingFolder, file_sha256
 from tempering.engine.hardening_job import HARDENING_VERSION, HardeningJob, PlannedHardening, plan_hardening, planned_target, planned_view
 from tempering.engine.hardening_session import Session, TrainingProgress, Watcher
 from tempering.engine.hardening_watch import Watch
 from tempering.engine.worker import reproducible
-from tempering.errors import FailedTraining, StoreProblem, UnusableModel
+from tempering.errors import FailedTraining, LeftAlone, StoreProblem, UnusableModel
 from tempering.models import Target
 from tempering.models.digest import target_digest
 from tempering.models.saving import save
@@ -142,6 +143,7 @@ def finished(job: HardeningJob, directory: Path) -> HardenedModel | None:
 
     Raises:
         StoreProblem: it holds something else, or the model is not as it was written.
+        LeftAlone: as :func:`record_in`.
     """
     record = record_in(directory)
     if record is None:
@@ -151,7 +153,7 @@ def finished(job: HardeningJob, directory: Path) -> HardenedModel | None:
         raise StoreProblem(f"{directory} holds a model that was hardened in another way", "choose another --out or remove it")
     for name, expected in files.items():
         path = directory / name
-        if not path.is_file() or file_sha256(path) != expected:
+        if not _is(path, expected):
             raise StoreProblem(f"{path} is not as it was written", "remove the directory and harden anew, or choose another --out")
     return HardenedModel(directory, record)
 
@@ -161,21 +163,47 @@ def record_in(directory: Path) -> dict[str, Any] | None:
 
     Raises:
         StoreProblem: it holds something else.
+        LeftAlone: it cannot be read just now, or was written by another version; it may be sound.
     """
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return None
     try:
         record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
-        if not isinstance(record["job"], str) or not isinstance(record["files"], dict):
-            raise ValueError
         unsealed = {name: value for name, value in record.items() if name != "seal"}
         if "seal" in record and record["seal"] != canonical_hash(unsealed):
             raise StoreProblem(
                 f"{directory / RECORD} is not as it was written", "remove the directory and harden anew, or choose another --out"
             )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if (schema := record.get("schema", SCHEMA)) != SCHEMA:
+            raise _of_another_schema(directory, schema)
+        if not isinstance(record["job"], str) or not isinstance(record["files"], dict):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in UNREADABLE:
+            raise _not_now(directory / RECORD, error) from error
         raise StoreProblem(f"{directory} exists already and holds no hardened model", "choose another --out or remove it") from error
     return record
+
+
+def _is(path: Path, expected: str) -> bool:
+    """Whether a file is as it was written."""
+    try:
+        return path.is_file() and file_sha256(path) == expected
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise _not_now(path, error) from error
+        return False
+
+
+def _not_now(path: Path, error: OSError) -> LeftAlone:
+    return LeftAlone(f"{path} cannot be read just now: {error.strerror or error}", "it may be sound: give the same command again")
+
+
+def _of_another_schema(directory: Path, schema: Any) -> LeftAlone:
+    newer = isinstance(schema, int) and schema > SCHEMA
+    age, way = ("a newer", "install that version to use it") if newer else ("an older", "use it with that version")
+    told = f"{directory} was hardened by {age} version of Tempering (schema {str(schema)[:20]}; this version reads {SCHEMA})"
+    return LeftAlone(told, f"{way}, or choose another --out and harden anew")
 
 
 def _save(job: HardeningJob, directory: Path, target: Target, session: Session, measure: Measure | None, tell: Watcher) -> HardenedModel:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tempering.engine.files import TEMPORARY, Damaged, flush_directory, make_directory, sealed, unsealed, write_durably
+from tempering.engine.files import TEMPORARY, UNREADABLE, Damaged, flush_directory, make_directory, sealed, unsealed, write_durably
 from tempering.errors import StoreProblem
-from tempering.models.saving import why_not_written
+from tempering.models.saving import number_of, why_not_written
+from tempering.partial import sweep
 
 TENSORS = "tensors.safetensors"
 RECORD = "record.json"
 KEPT = 2
 """Generations that are kept."""
+
+PASSING = (errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT)
+"""What the system says when the same may well work a moment later."""
 
 SHARE = 0.05
 """Of the time of a training, at most so much goes into snapshots."""
@@ -80,7 +84,7 @@ class TrainingFolder:
         try:
             yield
         finally:
-            if not self._removed and not self._generations():
+            if not self._removed and not self._generations() and not any(self.path.glob("damaged-*")):
                 shutil.rmtree(self.path, ignore_errors=True)
             os.close(lock)
 
@@ -123,16 +127,18 @@ class TrainingFolder:
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The latest snapshot that is as it was written, tensors on the CPU; ``None`` where there is none.
 
+        Damaged ones are put aside, and stay there until the training has ended.
+
         Raises:
-            StoreProblem: the folder holds another job's training.
+            StoreProblem: the folder holds another job's training, or one cannot be read just now, which says nothing of what it holds.
         """
         with self._explained():
             for place in reversed(self._generations()):
                 try:
                     return self._read(place)
                 except Damaged as problem:
-                    self.warn(f"the snapshot {place.name} in {self.path} is damaged ({problem}); going on from the one before")
-                    shutil.rmtree(place, ignore_errors=True)
+                    aside = self._put_aside(place)
+                    self.warn(f"the snapshot {place.name} was damaged ({problem}); it was moved to {aside}; going on from the one before")
         return None
 
     def remove(self) -> None:
@@ -153,6 +159,8 @@ class TrainingFolder:
         try:
             content = unsealed((place / RECORD).read_bytes())
         except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
             raise Damaged(f"{RECORD}: {error.strerror}") from error
         if content["job"] != self.job:
             raise StoreProblem(
@@ -164,10 +172,21 @@ class TrainingFolder:
                 raise Damaged(f"{TENSORS} has changed since it was written")
             return load_file(place / TENSORS), content["record"]
         except (OSError, SafetensorError) as error:
+            number = number_of(error)
+            if number is not None and number not in UNREADABLE:
+                raise
             raise Damaged(f"{TENSORS}: {error}") from error
 
     def _generations(self) -> list[Path]:
         return sorted(path for path in self.path.glob("[0-9]*") if path.is_dir())
+
+    def _put_aside(self, place: Path) -> Path:
+        """Move a damaged snapshot to a name that is not one; where it lies now."""
+        names = (place.with_name(f"damaged-{place.name}-{number}") for number in count())
+        aside = next(path for path in names if not path.exists())
+        place.rename(aside)
+        flush_directory(self.path)
+        return aside
 
     def _lock(self) -> int:
         """Take the lock; whoever holds it may just be removing the folder."""
@@ -191,8 +210,7 @@ class TrainingFolder:
         """Remove what killed processes left half written; the lock says that no living one is at work."""
         for path in self.path.glob(f".*{TEMPORARY}"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.directory.parent.glob(f".{glob.escape(self.directory.name)}.*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
+        sweep(self.directory.parent, self.directory.name)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -205,6 +223,10 @@ class TrainingFolder:
                 raise
             if reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)):
                 raise StoreProblem(f"no space left for the training in {self.path}", f"free some, {again}") from error
+            if number_of(error) in PASSING:
+                raise StoreProblem(
+                    f"the training folder {self.path} cannot be used just now: {reason}", "give the same command again"
+                ) from error
             remedy = f"make it writable, {again}, or choose another --out"
             raise StoreProblem(f"the training folder {self.path} cannot be used: {reason}", remedy) from error
 

@@ -42,7 +42,9 @@ class RayWorker:
         from tempering import consent
         from tempering.engine.shipping import Shelf
         from tempering.engine.worker import Worker
+        from tempering.redaction import guard_streams
 
+        guard_streams()  # what is printed here, Ray shows at the driver and keeps in the node's logs
         consent.allow_code()  # the driver has asked, and sends nothing else
         sweep(Path(tempfile.gettempdir()))
         self._shelf = Shelf(folder_of(run))

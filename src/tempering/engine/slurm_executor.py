@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tempering.engine.executor import TRIES, Assignment, Finished, lost
+from tempering.engine.channel import AGAIN
+from tempering.engine.executor import TRIES, Assignment, Finished, Watcher, lost
 from tempering.engine.executors import SlurmSettings
-from tempering.engine.files import replace_file
+from tempering.engine.files import UNREADABLE, replace_file
 from tempering.engine.messages import heard
-from tempering.engine.results import UnitResult, one_line
+from tempering.engine.recorded import quarantined
+from tempering.engine.results import one_line
 from tempering.engine.shipping import pinned
 from tempering.engine.slurm_job import UNITS, Listener, main
 from tempering.engine.units import Plan, Unit
-from tempering.errors import TemperingError
+from tempering.errors import TemperingError, UnreadableMessage
 
 JOBS = "jobs"
 """Folder of the jobs in a run directory."""
@@ -131,16 +133,35 @@ class _Queue:
         return bool(self.agenda) or bool(self.jobs) or self.held is not None
 
     def take_up(self) -> None:
-        """Read what jobs of an earlier driver have finished, and it did not live to commit. They are given up, whatever they are at."""
+        """Read what jobs of an earlier driver have finished, and it did not live to commit. They are given up, whatever they are at.
+
+        A folder in which a line is not what was written is put aside. What stands before that line is sound and counts; the rest is
+        computed anew.
+
+        Raises:
+            OSError: a folder cannot be read just now; another try may.
+        """
         pending = {unit.hash: unit for unit in self.agenda}
-        for folder in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
+        for folder in sorted(path for path in self.folder.glob("*") if path.is_dir()) if self.folder.is_dir() else ():
             (folder / UNITS).unlink(missing_ok=True)
-            environment = None
-            for message in Listener(folder).messages():
-                environment = message.get("environment", environment)
-                if message["kind"] == "result" and (unit := pending.get(message["unit"])) is not None:
-                    self.found[unit.hash] = Finished(unit, UnitResult.from_json(message["result"]), environment)
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                self._take_up(folder, pending)
+            except (UnreadableMessage, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in UNREADABLE:
+                    raise
+                aside = quarantined(self.folder.parent, folder)
+                problem = error.strerror if isinstance(error, OSError) else str(error).partition(";")[0]
+                self.watcher.warned(f"the Slurm job {folder.name} was damaged ({problem}); it was moved to {aside}, and is computed anew")
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _take_up(self, folder: Path, pending: dict[str, Unit]) -> None:
+        environment = None
+        for message in Listener(folder).messages():
+            environment = message.get("environment", environment)
+            unit = pending.get(_unit_of(message))
+            if message.get("kind") == "result" and unit is not None and (result := heard(message, unit, Watcher())) is not None:
+                self.found[unit.hash] = Finished(unit, result, environment)
 
     def fill(self) -> Iterator[Finished]:
         """Hand over jobs as long as there are units that wait for nothing, and room in the queue; what was found finished is so at once."""
@@ -207,9 +228,9 @@ class _Queue:
 
     def _hear(self, job: _Job) -> Iterator[Finished]:
         for message in job.listener.messages():
-            unit = job.units.get(message["unit"])
-            if message["kind"] == "ready":
-                job.environment = message["environment"]
+            unit = job.units.get(_unit_of(message))
+            if message.get("kind") == "ready":
+                job.environment = message.get("environment")
             elif unit is None:
                 heard(message, next(iter(job.units.values())), self.watcher)  # an error, and nobody's
             else:
@@ -239,6 +260,14 @@ class _Queue:
     def _forget(self, job: _Job) -> None:
         self.jobs.remove(job)
         shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _unit_of(message: dict[str, Any]) -> str:
+    """The hash of the unit that a line is about; empty where it is about none."""
+    unit = message.get("unit")
+    if not isinstance(unit, str):
+        raise UnreadableMessage("a line of a Slurm job names no unit", AGAIN)
+    return unit
 
 
 def _parameters(settings: SlurmSettings) -> dict[str, Any]:

@@ -1,22 +1,27 @@
 """What a Slurm job runs: groups of units, one group after the other, told of in a file of the run directory.
 
 A job's folder holds ``units.json``, what it is to do, and ``messages.jsonl``, one message a line in the words of
-:mod:`tempering.engine.messages`, each with the hash of its unit. A line counts when it ends; what a killed job has told stands. A job whose
-``units.json`` is gone has been given up, and stops before its next group.
+:mod:`tempering.engine.messages`, each with the hash of its unit and one of its own content. A line counts when it ends; what a killed job
+has told stands, and what the disk has changed since does not. A job whose ``units.json`` is gone has been given up, and stops before its
+next group.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tempering.engine.channel import read_message
+from tempering.engine.channel import AGAIN, read_message
+from tempering.errors import UnreadableMessage
 
 UNITS = "units.json"
 MESSAGES = "messages.jsonl"
+SEAL = "sha256"
+"""Field of a line that holds the hash of the others."""
 
 
 def main(folder: str) -> None:
@@ -38,7 +43,7 @@ def main(folder: str) -> None:
     with (place / MESSAGES).open("ab", buffering=0) as file:
 
         def say(message: dict[str, Any], unit: str = "") -> None:
-            file.write(json.dumps({"unit": unit, **message}).encode() + b"\n")
+            file.write(line_of({"unit": unit, **message}))
 
         try:
             guard_streams()
@@ -60,6 +65,24 @@ def main(folder: str) -> None:
             say(error_message(error))  # the driver raises it; here nobody reads it
 
 
+def line_of(message: dict[str, Any]) -> bytes:
+    """A message as it stands in the file: one line, with the hash of what it holds."""
+    message = json.loads(json.dumps(message))  # as it will be read: names that are numbers become texts
+    return json.dumps({**message, SEAL: _hash(message)}).encode() + b"\n"
+
+
+def _unsealed(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without its hash. A result is committed as it stands, so it has to have one."""
+    seal = message.pop(SEAL, None)
+    if (seal is not None or message.get("kind") == "result") and seal != _hash(message):
+        raise UnreadableMessage("a line of a Slurm job is not as it was written", AGAIN)
+    return message
+
+
+def _hash(message: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(message, sort_keys=True).encode()).hexdigest()
+
+
 class Listener:
     """Reads what a job says, as far as it has said it."""
 
@@ -76,7 +99,8 @@ class Listener:
         """What is new since the last time. The last line, where it has no end yet, is left for the next time.
 
         Raises:
-            UnreadableMessage: a line is no message.
+            UnreadableMessage: a line is no message, or not the one that was written.
+            OSError: the file cannot be read.
         """
         try:
             with self._path.open("rb") as file:
@@ -86,5 +110,5 @@ class Listener:
             return
         whole = content[: content.rfind(b"\n") + 1]
         self._read += len(whole)
-        for line in whole.splitlines():
-            yield read_message(line)
+        for line in whole.split(b"\n")[:-1]:
+            yield _unsealed(read_message(line))

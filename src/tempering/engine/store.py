@@ -17,7 +17,6 @@ whoever resumes need only look which names are there and whether their hashes ho
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -30,7 +29,18 @@ from pathlib import Path
 from typing import Any
 
 from tempering.canonical import canonical_hash
-from tempering.engine.files import KEPT, TEMPORARY, Damaged, explained, flush_directory, make_directory, replace_file, sealed, write_durably
+from tempering.engine.files import (
+    KEPT,
+    TEMPORARY,
+    UNREADABLE,
+    Damaged,
+    explained,
+    flush_directory,
+    make_directory,
+    replace_file,
+    sealed,
+    write_durably,
+)
 from tempering.engine.manifest import check_manifest
 from tempering.engine.recorded import (
     MANIFEST_SCHEMA,
@@ -47,6 +57,7 @@ from tempering.engine.results import SearchResult, Tables, UnitResult
 from tempering.engine.tables import FinishedUnit, decode_probes, decode_trials, encode_probes, encode_trials, join_tables
 from tempering.engine.units import Plan, Unit
 from tempering.errors import StoreProblem
+from tempering.partial import sweep
 from tempering.study import Study
 
 _log = logging.getLogger(__name__)
@@ -54,8 +65,6 @@ _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PROBES = "probes.parquet"
 TRIALS = "trials.parquet"
-UNREADABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EIO)
-"""What the system says of a file that is lost, as opposed to one that another try would read."""
 
 COMMIT_STAGES = ("directory made", "probes written", "manifest written", "directory flushed", "in place", "place flushed")
 """The moments of a commit that :attr:`RunStore.reached` is told of, in order."""
@@ -333,8 +342,7 @@ class RunStore:
                 else:
                     path.unlink()
         for folder in (self.directory / "models", self.directory / KEPT):  # where tempering.models.saving writes
-            for path in folder.glob(".*.partial"):
-                shutil.rmtree(path)
+            sweep(folder)
 
 
 def _search_in_short(search: SearchResult | None) -> dict[str, Any] | None:

@@ -14,9 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tempering.errors import StoreProblem
 from tempering.models.quiet import quiet_libraries
-
-PARTIAL = ".partial"
-"""Ending of a folder that is being written; its name starts with a dot too."""
+from tempering.partial import PARTIAL, REPLACED, bring_back, sync
 
 
 def save(
@@ -30,7 +28,8 @@ def save(
     """Write weights (safetensors), configuration, tokenizer and chat template; loading the directory gives the same digest.
 
     Everything is written into a folder aside, flushed to the disk and renamed last. Kill the process anywhere and ``directory`` is as
-    it was before.
+    it was before, with one exception: a directory that is replaced is moved away first, and between these two renames nothing stands in
+    its place. What stood there then waits beside it, and comes back with the next :func:`put` or :func:`tempering.partial.sweep`.
 
     Args:
         model: the model; left as it is.
@@ -75,6 +74,8 @@ def put(directory: Path, fill: Callable[[Path], None], *, replace: bool = False)
     Raises:
         StoreProblem: the directory exists, or the disk is full or not writable.
     """
+    with contextlib.suppress(OSError):
+        bring_back(directory.parent, directory.name)
     if not replace and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise StoreProblem(f"{directory} exists already", "choose another directory or remove it")
     try:
@@ -88,6 +89,14 @@ def put(directory: Path, fill: Callable[[Path], None], *, replace: bool = False)
             raise
         raise StoreProblem(f"cannot write the model to {directory}: {reason}", "free some space or choose another directory") from error
     return directory
+
+
+def number_of(error: Exception) -> int | None:
+    """The system's number for what went wrong, also where a library in Rust tells of it; ``None`` where it is not the system's."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def why_not_written(error: Exception) -> str | None:
@@ -122,8 +131,8 @@ def _let_be_read(folder: Path) -> None:
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:
-    """Rename the new folder to its place; the old one comes back where that fails."""
-    replaced = aside.parent / "replaced"
+    """Rename the new folder to its place; the old one comes back where that fails, and by :mod:`tempering.partial` after a kill."""
+    replaced = aside.parent / REPLACED
     occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
     if occupied:
         os.replace(directory, replaced)  # noqa: PTH105 (looked up in os, so that a test can make it fail)
@@ -133,7 +142,7 @@ def _put_in_place(aside: Path, directory: Path) -> None:
         if occupied:
             os.replace(replaced, directory)  # noqa: PTH105
         raise
-    _sync(directory.parent)
+    sync(directory.parent)
 
 
 def _make(directory: Path) -> None:
@@ -141,19 +150,11 @@ def _make(directory: Path) -> None:
     if not directory.exists():
         _make(directory.parent)
         directory.mkdir(exist_ok=True)
-        _sync(directory.parent)
+        sync(directory.parent)
 
 
 def _flush(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(path)
+    sync(folder)

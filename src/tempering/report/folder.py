@@ -1,8 +1,14 @@
-"""A folder of files for others, put in place whole: somebody who looks sees the old one or the new one, never half of either."""
+"""A folder of files for others, put in place whole: somebody who looks sees the old one or the new one, never half of either.
+
+Where an earlier one is replaced it is moved away first, since no portable call exchanges two folders: for an instant nothing stands
+there. A process that is killed in it leaves the earlier folder beside, under a hidden name, and the next export puts it back before
+anything else.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +17,7 @@ from pathlib import Path
 from tempering.engine.files import TEMPORARY, flush_directory, write_durably
 from tempering.errors import StoreProblem
 
+BEFORE = ".before"
 REMEDY = "choose another --out"
 
 
@@ -32,13 +39,14 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, earlier: Collection[s
     """
     with explained_out(out):
         place = out.resolve()  # so that a link stays one, and what it leads to is replaced
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(place)
         if place.exists() and not place.is_dir():
             raise StoreProblem(f"{out} is a file", REMEDY)
         standing = {path.name for path in place.iterdir()} if place.is_dir() else set()
         if strangers := sorted(standing - set(earlier or ())):
             raise StoreProblem(f"{out} holds something else ({strangers[0]})", f"{REMEDY}, or move that away")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside, before = (place.with_name(f".{place.name}.{os.getpid()}{ending}{TEMPORARY}") for ending in ("", ".before"))
+        aside, before = (place.with_name(f".{place.name}.{os.getpid()}{ending}{TEMPORARY}") for ending in ("", BEFORE))
         try:
             aside.mkdir()
             for name, content in files.items():
@@ -63,6 +71,33 @@ def _swap(aside: Path, place: Path, before: Path) -> None:
         before.rename(place)
         raise
     shutil.rmtree(before)
+
+
+def _tidy(place: Path) -> None:
+    """Put back what a killed process had moved away from the place, and remove what it had not yet put there."""
+    of_place = re.compile(re.escape(f".{place.name}.") + rf"(\d+)({re.escape(BEFORE)})?{re.escape(TEMPORARY)}")
+    for path in sorted(place.parent.iterdir()):
+        found = of_place.fullmatch(path.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
+        if found[2] and not place.exists():
+            path.rename(place)
+            flush_directory(place.parent)
+        else:
+            shutil.rmtree(path)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of that number runs here, ourselves excepted: whatever bears our number is of an earlier one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
