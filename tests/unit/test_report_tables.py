@@ -68,7 +68,7 @@ def test_the_trials_of_a_run_in_a_notebook_are_proved_before_they_are_read(whole
     assert len(trials) == len(read_tables(tmp_path / "tables")["trials"])
     path = tmp_path / "tables" / "trials.parquet"
     sound = path.read_bytes()
-    for content in (parquet_bytes(trials.iloc[:1]), sound[:-9], b""):
+    for content in (parquet_bytes(trials.iloc[:0]), sound[:-9], b""):
         path.write_bytes(content)
         with pytest.raises(StoreProblem, match=r"the report in .* is damaged: .*; write it anew with: temper report"):
             _ = run.trials

@@ -243,7 +243,8 @@ class _Run:
 
 def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its own float32 weights in place of the 16-bit ones that it shares."""
-    return model.to(dtype=torch.float32)  # type: ignore[call-arg]
+    converted: PreTrainedModel = model.to(dtype=torch.float32)  # type: ignore[call-arg]
+    return converted
 
 
 def _adapters(declaration: FineTuning) -> LoraSettings:
