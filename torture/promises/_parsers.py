@@ -245,7 +245,7 @@ def _messages(folder: Path) -> dict[str, Parser]:
     from tempering.engine.executor import Watcher
     from tempering.engine.followers import Seat
     from tempering.engine.messages import heard
-    from tempering.engine.slurm_job import MESSAGES, Listener
+    from tempering.engine.slurm_job import MESSAGES, Listener, line_of
 
     unit, watcher = plan(1).units[0], Watcher()
     job = folder / "job"
@@ -276,7 +276,7 @@ def _messages(folder: Path) -> dict[str, Parser]:
 
     return {
         "message of a worker": Parser(message, lines),
-        "messages of a job": Parser(listened, (b"\n".join(lines) + b"\n",)),
+        "messages of a job": Parser(listened, (b"".join(map(line_of, kinds)), b"\n".join(lines[:3]) + b"\n")),
         "seat": Parser(lambda content: Seat.from_text(as_text(content)), (b'{"rank": 1, "size": 2}',)),
     }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,28 @@ def snapshots(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"{MODELS}/*.training/[0-9]*") if path.is_dir())
 
 
+def interrupted(folder: str, directory: str, stop: Callable[[], None]) -> None:
+    """Compute the whole study, and call what stops it as soon as a training has put a snapshot in place."""
+    own = hardening.TrainingFolder
+    hardening.TrainingFolder = partial(own, reached=lambda moment: stop() if moment == "in place" else None)  # type: ignore[misc,assignment]
+    try:
+        compute(folder, "whole", directory)
+    finally:
+        hardening.TrainingFolder = own  # type: ignore[misc]
+
+
 def killed_in_training(folder: str, directory: str) -> None:
-    """Compute the whole study until a training has kept a snapshot, and be killed in its next step."""
-
-    def on_event(event: Event) -> None:
-        if event.kind == "training" and snapshots(Path(directory)):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    compute(folder, "whole", directory, on_event=on_event)
+    """Compute the whole study, and be killed when a training has put its first snapshot in place."""
+    interrupted(folder, directory, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def spent(directory: Path) -> dict[str, float]:
     """Seconds on the device that each training says it has spent, by its name: as its latest snapshot has it, or its finished model."""
     found = {}
     for snapshot in snapshots(directory):
-        record = json.loads((snapshot / "record.json").read_bytes())["record"]["hardening"]
-        found[snapshot.parent.name.removesuffix(".training")] = record["spend"]
+        path = snapshot / "record.json"
+        if path.exists():  # killed while an older one was removed, that one may be there in part
+            found[snapshot.parent.name.removesuffix(".training")] = json.loads(path.read_bytes())["record"]["hardening"]["spend"]
     for card in directory.glob(f"{MODELS}/[!.]*/tempering.json"):
         found[card.parent.name] = json.loads(card.read_bytes())["spend"]
     return {name: float(spend["device_seconds"]) for name, spend in found.items()}

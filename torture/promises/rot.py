@@ -130,17 +130,16 @@ def _of_a_training(root: Path, numbers: Iterable[int], reference: dict[str, str]
     """What is wrong after damage to each file of the latest snapshot of a training that was interrupted."""
     interrupted, problems = root / "interrupted", []
 
-    def on_event(event: _toy.Event) -> None:
-        if event.kind == "training" and _toy.snapshots(interrupted):
-            raise KeyboardInterrupt
+    def stop() -> None:
+        raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):
-        _toy.compute(str(root), "whole", str(interrupted), on_event=on_event)
+        _toy.interrupted(str(root), str(interrupted), stop)
     if not _toy.snapshots(interrupted):
         return ["an interrupted training left no snapshot to be damaged"]
     for path in sorted(_toy.snapshots(interrupted)[-1].iterdir()):
         for damage in _damages(path, numbers, chance):
-            name, place, said = path.relative_to(interrupted).as_posix(), root / "rotten", list[str]()
+            name, place, said = path.relative_to(interrupted).as_posix(), root / "going on", list[str]()
             shutil.copytree(interrupted, place)
             damage.do(place / name)
             _toy.compute(str(root), "whole", str(place), on_event=lambda event, said=said: said.append(event.message))  # type: ignore[misc]
