@@ -144,7 +144,7 @@ def _of_a_training(root: Path, numbers: Iterable[int], reference: dict[str, str]
             damage.do(place / name)
             _toy.compute(str(root), "whole", str(place), on_event=lambda event, said=said: said.append(event.message))  # type: ignore[misc]
             problem = compared(place, reference)
-            if not problem and not any(path.parent.name in words and "is damaged" in words for words in said):
+            if not problem and not any(path.parent.name in words and "damaged" in words for words in said):
                 problem = "nothing was said of it"
             problems.append(f"{name}, {damage}: {problem}" if problem else "")
             shutil.rmtree(place)
