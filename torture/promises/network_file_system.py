@@ -61,8 +61,8 @@ PROMISE = Promise(
     name="network-file-system",
     group="Nothing lost",
     sentence=(
-        "An operation on a file that fails once (ESTALE), reading and listing too, or that is done though the answer says it was not, as on "
-        "NFS, is survived or ends the run in one line; resumed, it yields the same tables."
+        "An operation on a file that fails once (ESTALE), reading and listing too, or that is done though the answer says it was not, as "
+        "on NFS, is survived or ends the run in one line; resumed, it yields the same tables."
     ),
     attempt=attempt,
     mutations=(
