@@ -26,7 +26,6 @@ from torture.promises._hostile_models import (
     adapter_chain,
     adapter_of_pickles,
     adapter_with_link,
-    added_token,
     an_index,
     deep_index,
     escape,
@@ -38,6 +37,7 @@ from torture.promises._hostile_models import (
     patched_key,
     template_flag,
     tokenizer_pattern,
+    unknown_word,
     with_code,
     with_gguf,
     with_pickle,
@@ -184,7 +184,7 @@ TOKENIZERS: dict[str, Make] = {
     "a list": a_file("tokenizer.json", b"[]"),
     "a pipe": a_fifo("tokenizer.json"),
     "a pipe of settings": a_fifo("tokenizer_config.json"),
-    "tokens that the model does not know": added_token(4_000_000_000),
+    "tokens that the model does not know": unknown_word(4_000_000_000),
 }
 FILES: dict[str, Make] = {
     "a shard above": an_index("../x.safetensors"),
