@@ -83,7 +83,21 @@ def test_a_picture_in_a_column_that_nobody_reads_is_passed_by(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["../data.arrow", "/etc/passwd", "{outside}", "", ".", "..", "a\0b", "x" * 300, "sub/data.arrow", "..\\data.arrow"]
+    "name",
+    [
+        "../data.arrow",
+        "/etc/passwd",
+        "{outside}",
+        "",
+        ".",
+        "..",
+        "a\0b",
+        "x" * 300,
+        "ü" * 200,
+        "\ud800.arrow",
+        "sub/data.arrow",
+        "..\\data.arrow",
+    ],
 )
 def test_files_outside_the_folder_are_not_read(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "set", pa.table(ROWS))

@@ -128,7 +128,13 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _inside(folder: Path, name: Any) -> Path:
     """A file or folder right in the folder, by a name that leads nowhere else."""
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"} and len(name) < 256
+    plain = (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not set(name) & {"/", "\\"}
+        and len(name.encode()) < 256
+    )
     path = folder / name if plain else folder
     if not plain or not path.resolve().is_relative_to(folder.resolve()):
         raise UnusableData(f"{folder} names {str(name)[:80]!r}, which does not lie in it; such files are not read", _AGAIN)
