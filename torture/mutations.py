@@ -102,9 +102,14 @@ def ended(command: list[str], environment: dict[str, str], patience: float) -> t
 
 
 def _end(mark: str, limit: float = 30.0) -> None:
-    """Kill every process that carries a mark, those in sessions of their own too, until none is left."""
-    until = time.monotonic() + limit
-    while (alive := _marked(mark)) and time.monotonic() < until:
+    """Kill every process that carries a mark, those in sessions of their own too, until two looks find none.
+
+    One look is not enough: while a process is replaced by another (``exec``), it shows no environment for a moment.
+    """
+    until, empty = time.monotonic() + limit, 0
+    while empty < 2 and time.monotonic() < until:
+        alive = _marked(mark)
+        empty = 0 if alive else empty + 1
         for pid in alive:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

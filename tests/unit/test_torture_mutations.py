@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ def test_nothing_that_it_started_outlives_a_command(session: bool, seconds: int,
 def test_processes_are_found_by_their_mark() -> None:
     with subprocess.Popen(["sleep", "600"], env={**os.environ, mutations.MARK: "mine"}) as process:
         try:
+            # Popen returns when the command begins to take the process over; it shows its environment a moment later.
+            while process.poll() is None and not Path(f"/proc/{process.pid}/environ").read_bytes():
+                time.sleep(0.01)
             assert process.pid in _marked("mine")
             assert process.pid not in _marked("another's")
         finally:
