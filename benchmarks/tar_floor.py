@@ -2,13 +2,13 @@
 
     python benchmarks/tar_floor.py                 a few minutes on one core, on Linux
 
-**Time.** The floor of an outer step with K inner steps is K + K/4 + 1 forward and backward passes, timed alone: K on an adversary's
-batch, K/4 on x_TR, one on the step's own retain batch (in the pieces of similar length that ours takes it in), on a model whose
-gradients are cleared before each pass. Ours is the whole outer step as the hardening loop runs it: drawing and encoding, resetting
-the working model, the adversary's clipping and AdamW, the looks, the reference's pass for the representation term, the outer clipping
-and AdamW. Floor and outer step take turns, so that a busy machine slows both; the figure is the median of the floor's share of the
-outer step, with its interval; the goal is an outer step of at most 1.25 floors, a share of 0.8. Seconds are those of the process on its
-processor, one thread.
+**Time.** The floor of an outer step with K inner steps is K + K/4 + 1 forward and backward passes, timed alone: the rows of that very
+step once more, K batches of the adversary's, K/4 of x_TR, and the step's retain batch (in the pieces of similar length that ours takes
+it in), on a model whose gradients are cleared before each pass. Ours is the whole outer step as the hardening loop runs it: drawing and
+encoding, resetting the working model, the adversary's clipping and AdamW, the looks, the reference's pass for the representation term,
+the outer clipping and AdamW. Floor and outer step take turns, so that a busy machine slows both; the figure is the median of the
+floor's share of the outer step, with its interval; the goal is an outer step of at most 1.25 floors, a share of 0.8. Seconds are those
+of the process on its processor, one thread.
 
 **Memory.** Two trainings of the larger model with TAR's own batches, every byte that torch allocates counted by its profiler: ours, and
 the same without looks, so that adversaries tamper, nothing is summed up, and the outer step is one of retain training. "No more memory
@@ -27,18 +27,19 @@ Written to benchmarks/results/tar-floor.json.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -48,20 +49,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from _results import figure, paired_ratio, result, take_turns, write_result
+from _results import figure, paired_ratio, result, write_result
 
-from tempering.data.records import AttackerView, DefenderView
+from tempering.data.chat import Encoded
+from tempering.data.records import AttackerView
 from tempering.defenses._tar_adversaries import Adversaries, Look
-from tempering.defenses._tar_training import TamperResistance
 from tempering.defenses.tar import Tar
 from tempering.models import Target, load
 from tempering.organisms import world_dataset
-from tempering.training import Hardening, Meter, Rows, Workshop
+from tempering.training import Answers, Hardening, Meter, Rows, Workshop, loop
 
 COMMAND = "python benchmarks/tar_floor.py"
 GOAL = 0.8
 REPEATS = 15
-STEPS, EVERY, INNER_BATCH = 8, 4, 10
+STEPS, EVERY = 8, 4
 SETTINGS: dict[str, Any] = {"inner_steps": STEPS, "look_every": EVERY, "adversaries": [{"name": "full_finetune"}], "steps": REPEATS + 1}
 MEMORY_STEPS = 2
 """Outer steps of the trainings whose peaks are taken."""
@@ -86,30 +87,52 @@ def organism(large: bool) -> Target:
     return Target("random", model, target.tokenizer, target.chat, digest="")
 
 
+class Passes:
+    """The rows of every pass of an outer step that has a gradient, in their order."""
+
+    def __init__(self, pad_id: int) -> None:
+        """Nothing is noted yet.
+
+        Args:
+            pad_id: what the adversary's rows are padded with.
+        """
+        self.rows: list[Rows] = []
+        self._pad_id = pad_id
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what passes while the block runs: the adversary's steps by the training loop, and all else by the workshop."""
+        self.rows = []
+        step, run = loop._backward, Workshop.run
+
+        def stepped(model: Any, chosen: Sequence[Encoded], *others: Any) -> float:
+            self.rows.append(Rows(tuple(chosen), ("",) * len(chosen), self._pad_id))
+            return step(model, chosen, *others)
+
+        def passed(workshop: Workshop, rows: Rows, *others: Any) -> Answers:
+            if torch.is_grad_enabled():
+                self.rows.append(rows)
+            return run(workshop, rows, *others)
+
+        with patch.object(loop, "_backward", stepped), patch.object(Workshop, "run", passed):
+            yield
+
+
 class Floor:
     """The passes of one outer step, and nothing else."""
 
-    def __init__(self, target: Target, view: DefenderView, objective: TamperResistance) -> None:
-        """Take rows as a step has them.
+    def __init__(self, target: Target) -> None:
+        """Take a copy to run passes on.
 
         Args:
-            target: whose copy passes are run on.
-            view: the defender's examples.
-            objective: TAR's, begun.
+            target: whose.
         """
-        config = Tar.Config(**SETTINGS)
         model = target.copy_model().requires_grad_(True)
         self.workshop = Workshop(model, target.chat, Meter(), seed=(0, 0), steps=1, autocast=False)
-        self.objective = objective
-        refused = [example.model_copy(update={"answer": config.refusals[0]}) for example in view.hazard[: config.held_out_batch]]
-        encode = target.chat.encode
-        inner = [encode(example) for example in view.hazard[:INNER_BATCH]]
-        looked = [encode(example) for example in (*refused, *view.hazard[: config.held_out_batch])]
-        self.inner, self.looked = (Rows(tuple(rows), ("",) * len(rows), target.chat.pad_id) for rows in (inner, looked))
 
-    def run(self, step: int) -> None:
-        """K + K/4 + 1 passes; the retain pass over the rows of a step, in the pieces that ours takes it in."""
-        for rows in (*[self.inner] * STEPS, *[self.looked] * (STEPS // EVERY), *self.objective.kept_rows(step)):
+    def run(self, passes: Sequence[Rows]) -> None:
+        """A forward and a backward pass over each."""
+        for rows in passes:
             self.workshop.model.zero_grad(set_to_none=True)
             self.workshop.run(rows).cross_entropy().backward()  # type: ignore[no-untyped-call]
 
@@ -119,12 +142,15 @@ def timed(name: str, large: bool, repeats: int) -> dict[str, Any]:
     target, view = organism(large), world_dataset("tiny").divide(0).defender_view()
     stages = Tar(Tar.Config(**{**SETTINGS, "steps": repeats + 1})).stages(target, view, seed=0)
     steps = iter(Hardening(target, stages[:1], seed=0).run())
-    next(steps)
-    assert isinstance(stages[0].objective, TamperResistance)
-    floor = Floor(target, view, stages[0].objective)
-    floor.run(0)
-    numbers = itertools.count(1)
-    turns = list(take_turns(lambda: seconds(partial(next, steps)), lambda: seconds(partial(floor.run, next(numbers))), repeats))
+    floor, passes, turns = Floor(target), Passes(target.chat.pad_id), []
+    for turn in range(-1, repeats):  # the first is a warm-up
+        with passes.noted():
+            whole = seconds(partial(next, steps))
+        if len(passes.rows) < STEPS + STEPS // EVERY + 1:
+            raise RuntimeError(f"an outer step of {STEPS} inner ones had {len(passes.rows)} passes only")
+        alone = seconds(partial(floor.run, passes.rows))
+        if turn >= 0:
+            turns.append((whole, alone))
     ours, theirs = zip(*turns, strict=True)
     return result(
         f"tar-floor: the floor's share of an outer step, {name} of {target.model.num_parameters() / 1e6:.1f} M parameters",
