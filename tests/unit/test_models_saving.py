@@ -23,6 +23,33 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [path.name for path in directory.parent.iterdir()] == ["tiny"]
 
 
+def _unlisted(monkeypatch):
+    """Listings show nothing, as those of a network file system may for a while."""
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": [] if isinstance(path, Path) else listdir(path))
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(()))
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: iter(()))
+
+
+def test_what_a_listing_does_not_show_yet_is_loaded_all_the_same(tmp_path, monkeypatch):
+    model, tokenizer = tiny_model("llama")
+    directory = save(model, tokenizer, tmp_path / "tiny")
+    _unlisted(monkeypatch)
+    assert models.load(str(directory)).digest == target_digest(model, TEMPLATE)
+
+
+@pytest.mark.parametrize("shard", ["5GB", "20KB"])
+def test_what_a_listing_does_not_show_yet_is_among_the_files(tmp_path, monkeypatch, shard):
+    model, tokenizer = tiny_model("llama")
+    model.save_pretrained(tmp_path, max_shard_size=shard)
+    tokenizer.save_pretrained(tmp_path)
+    listed = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len([path for path in listed if path.suffix == ".safetensors"]) > 1 or shard == "5GB"
+    assert saving.files_in(tmp_path) == listed
+    _unlisted(monkeypatch)
+    assert saving.files_in(tmp_path) == listed
+
+
 def test_a_view_into_larger_memory_is_saved_as_itself(tmp_path):
     model, tokenizer = tiny_model("llama")
     weight = model.lm_head.weight

@@ -165,7 +165,7 @@ def record_in(directory: Path) -> dict[str, Any] | None:
         StoreProblem: it holds something else.
         LeftAlone: it cannot be read just now, or was written by another version; it may be sound.
     """
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    if not directory.exists() or (directory.is_dir() and not (directory / RECORD).exists() and not any(directory.iterdir())):
         return None
     try:
         record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())

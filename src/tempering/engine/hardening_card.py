@@ -22,6 +22,7 @@ from tempering.engine.hardening_folder import file_sha256
 from tempering.engine.loading import unguarded_choice
 from tempering.model_choice import ModelChoice
 from tempering.models import Target
+from tempering.models.saving import files_in
 from tempering.relocation import located
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def _links(method: Defense) -> list[dict[str, Any]]:
 
 def write_card(record: dict[str, Any], folder: Path) -> None:
     """Write both files into the folder that holds the model already; its files are named by their hashes, and the record is sealed."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in found}
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files_in(folder)}
     whole = {**record, "files": files}
     whole["seal"] = canonical_hash(whole)
     write_durably(folder / RECORD, (json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,24 @@ _SMALL = (
     *("added_tokens.json", "chat_template.json", "processor_config.json", "preprocessor_config.json"),
 )
 _WEIGHTS = (".safetensors", ".gguf")
+_BY_NAME = (
+    *(*_LARGE, *_SMALL, TEMPLATES, "chat_template.jinja"),
+    *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
+)
+"""What is opened by its name, whether a listing shows it or not."""
 _READ = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py", *_WEIGHTS)
 """Endings of what transformers, tokenizers and PEFT open; anything else in the directory is left alone."""
+
+
+def names_in(directory: Path) -> set[str]:
+    """What a model's directory holds: what is listed, and what is there when asked for by its name.
+
+    A network file system may list a file late that is there already.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    return {path.name for path in directory.iterdir()} | {name for name in _BY_NAME if os.path.lexists(directory / name)}
 
 
 def check_belonging(directory: Path, reference: str) -> None:
@@ -51,9 +68,9 @@ def check_belonging(directory: Path, reference: str) -> None:
 
 
 def _to_be_read(directory: Path) -> Iterator[Path]:
-    for path in sorted(directory.iterdir()):
-        if path.name.endswith(_READ) or path.name == TEMPLATES:
-            yield path
+    for name in sorted(names_in(directory)):
+        if name.endswith(_READ) or name == TEMPLATES:
+            yield directory / name
     if (directory / TEMPLATES).is_dir():
         yield from sorted((directory / TEMPLATES).iterdir())
 

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from tempering.errors import UnusableModel
-from tempering.models.belonging import check_belonging, read_json
+from tempering.models.belonging import check_belonging, names_in, read_json
 from tempering.models.plausible import Stored, check_sizes
 
 WEIGHTS = "model.safetensors"
@@ -120,7 +120,7 @@ def pickle_refusal(names: list[str], reference: str, loader: str = "AutoModelFor
 
 def _files(directory: Path, reference: str) -> set[str]:
     try:
-        return {path.name for path in directory.iterdir()}
+        return names_in(directory)
     except OSError as error:
         raise UnusableModel(f"cannot read {reference}: {error.strerror or error}") from None
 
@@ -195,7 +195,7 @@ def _weight_files(directory: Path, files: set[str], reference: str) -> list[Path
                 f"{INDEX} of {reference} names {name!r}, which is no safetensors file of that directory",
                 "take the model from a source you trust",
             )
-        if name not in files:
+        if name not in files and not (directory / name).exists():
             raise UnusableModel(f"{reference} lacks {name}, one of its {len(names)} weight files", "download the rest")
     return [directory / name for name in names]
 

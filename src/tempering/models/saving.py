@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -13,8 +14,11 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tempering.errors import StoreProblem
+from tempering.models.belonging import names_in
 from tempering.models.quiet import quiet_libraries
 from tempering.partial import PARTIAL, REPLACED, bring_back, sync
+
+SHARDS = "model.safetensors.index.json"
 
 
 def save(
@@ -58,6 +62,17 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _let_be_read(folder)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a model that was just written here, in a fixed order: what is listed, and what has been written by its name.
+
+    A network file system may list a file late that is there already; one left out here would be neither flushed nor sealed.
+    """
+    names = names_in(folder)
+    if SHARDS in names:
+        names |= set(json.loads((folder / SHARDS).read_bytes())["weight_map"].values())
+    return sorted({path for path in (*folder.rglob("*"), *(folder / name for name in names)) if path.is_file()})
 
 
 def put(directory: Path, fill: Callable[[Path], None], *, replace: bool = False) -> Path:
@@ -126,8 +141,9 @@ def _aside(directory: Path) -> Iterator[Path]:
 def _let_be_read(folder: Path) -> None:
     """Give the weights the permissions of the configuration; the library that writes them keeps them to the owner."""
     mode = (folder / "config.json").stat().st_mode
-    for path in folder.glob("*.safetensors"):
-        path.chmod(mode)
+    for path in files_in(folder):
+        if path.suffix == ".safetensors":
+            path.chmod(mode)
 
 
 def _put_in_place(aside: Path, directory: Path) -> None:
@@ -154,7 +170,6 @@ def _make(directory: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            sync(path)
+    for path in files_in(folder):
+        sync(path)
     sync(folder)
