@@ -70,6 +70,12 @@ class UnusableModel(TemperingError):
     """A model reference that cannot be loaded safely or at all."""
 
 
+class MemoryShortage(UnusableModel):
+    """What would fit into this machine's memory were it free, and it is not: the same may well work later."""
+
+    exit_code = 3
+
+
 class UnusableData(TemperingError):
     """Data that cannot be split into the roles an audit needs."""
 

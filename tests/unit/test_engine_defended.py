@@ -24,7 +24,7 @@ from tempering.engine.results import Tables, UnitResult
 from tempering.engine.run import execute
 from tempering.engine.units import Plan, Unit
 from tempering.engine.worker import Worker, reproducible
-from tempering.errors import StoreProblem, UnusableData, UnusableModel
+from tempering.errors import MemoryShortage, StoreProblem, UnusableData, UnusableModel
 from tempering.models import load
 from tempering.study import DataChoice, MethodChoice, TrainabilitySettings
 
@@ -212,6 +212,28 @@ def test_a_training_that_comes_to_nothing_is_an_outcome(folder: Path, tmp_path: 
     assert "\n" not in result.error
     assert len(result.probes) == 1
     assert not is_trained(unit, tmp_path)
+
+
+def test_memory_that_is_short_for_the_moment_ends_the_run_and_is_no_outcome(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = comparison(folder, seeds=1)
+    with monkeypatch.context() as short:
+        short.setattr(trainer, "available_memory", lambda: 1 << 12)
+        with pytest.raises(
+            MemoryShortage, match=r"0\.0039 MiB are free; give the command again when more of its .* are free, train adapters"
+        ):
+            execute(plan, tmp_path / "run", workers=0)
+    tables = execute(plan, tmp_path / "run", workers=0)
+    assert set(tables.units["status"]) == {"completed"}
+
+
+def test_memory_that_this_machine_does_not_have_is_an_outcome(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "available_memory", lambda: 1 << 12)
+    monkeypatch.setattr(trainer, "whole_memory", lambda: 1 << 13)
+    result = Worker(tmp_path).run(only(comparison(folder, seeds=1), "harden", "firm"))
+    assert result.status == "failed"
+    assert "0.0039 MiB are free; train adapters with --lora" in result.error
 
 
 def test_the_floor_is_handed_to_the_training(folder: Path) -> None:

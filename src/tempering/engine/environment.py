@@ -50,6 +50,12 @@ def available_memory() -> int:
     return free
 
 
+def whole_memory() -> int:
+    """Bytes that there are, whoever holds them, within the limit of a container; 0 where the system does not tell."""
+    built_in, limit = _physical_memory(), _number(Path("/sys/fs/cgroup/memory.max"))
+    return min(built_in, limit) if built_in and limit is not None else built_in
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -19,7 +19,7 @@ from tempering.canonical import canonical_hash
 from tempering.data.records import DefenderView
 from tempering.defenses._contract import Defense, require
 from tempering.engine.driving import explain, is_large, is_out_of_memory, randomness, release_memory
-from tempering.engine.environment import available_memory
+from tempering.engine.environment import available_memory, whole_memory
 from tempering.engine.files import UNREADABLE
 from tempering.engine.hardening_card import RECORD, SCHEMA, make_record, write_card
 from tempering.engine.hardening_folder import Pace, TrainingFolder, file_sha256
@@ -27,7 +27,7 @@ from tempering.engine.hardening_job import HARDENING_VERSION, HardeningJob, Plan
 from tempering.engine.hardening_session import Session, TrainingProgress, Watcher
 from tempering.engine.hardening_watch import Watch
 from tempering.engine.worker import reproducible
-from tempering.errors import FailedTraining, LeftAlone, StoreProblem, UnusableModel
+from tempering.errors import FailedTraining, LeftAlone, MemoryShortage, StoreProblem, UnusableModel
 from tempering.models import Target
 from tempering.models.digest import target_digest
 from tempering.models.saving import save
@@ -231,21 +231,26 @@ def check_memory(job: HardeningJob, target: Target, stages: Sequence[Stage], vie
     """Refuse a training that will not fit, before anything of it is made.
 
     Raises:
-        UnusableModel: it needs more memory than is free.
+        MemoryShortage: it needs more memory than is free at the moment.
+        UnusableModel: it needs more than there is.
     """
     need = estimate_memory(target, stages, (*view.hazard, *view.benign, *view.borderline, *view.general, *view.imagined))
-    rooms = [("memory", need.host, available_memory())]
+    rooms = [("memory", need.host, available_memory(), whole_memory())]
     if target.device.type == "cuda":
         unused = torch.cuda.memory_reserved(target.device) - torch.cuda.memory_allocated(target.device)
-        rooms.append((f"memory of {target.device}", need.device, torch.cuda.mem_get_info(target.device)[0] + unused))
+        free, whole = torch.cuda.mem_get_info(target.device)
+        rooms.append((f"memory of {target.device}", need.device, free + unused, whole))
     else:
-        rooms[0] = ("memory", need.host + need.device, available_memory())
-    for what, needed, free in rooms:
+        rooms[0] = ("memory", need.host + need.device, available_memory(), whole_memory())
+    for what, needed, free, whole in rooms:
         if free and needed > free:
-            raise UnusableModel(
-                f"hardening {job.model.reference} by {job.defense.name!r} needs about {_size(needed)} of {what} and {_size(free)} are free",
-                _less_memory(stages, need.parts, target),
+            told = (
+                f"hardening {job.model.reference} by {job.defense.name!r} needs about {_size(needed)} of {what} and {_size(free)} are free"
             )
+            less = _less_memory(stages, need.parts, target)
+            if needed <= whole:
+                raise MemoryShortage(told, f"give the command again when more of its {_size(whole)} are free, {less}")
+            raise UnusableModel(told, less)
 
 
 def _size(count: int) -> str:

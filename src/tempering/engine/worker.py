@@ -33,7 +33,7 @@ from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, Unit
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
 from tempering.engine.units import Unit, Work
-from tempering.errors import JudgeUnavailable, StoreProblem, TemperingError, UnusableModel
+from tempering.errors import JudgeUnavailable, MemoryShortage, StoreProblem, TemperingError, UnusableModel
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.judges._panel import panel_of
 from tempering.models import Target
@@ -95,6 +95,7 @@ class Worker:
             UnusableData: the same of the data.
             StoreProblem: a defended model, or what is kept of an attack, cannot be written, or that model is not as it was written.
             JudgeUnavailable: a judge's server cannot be asked; the unit has no outcome.
+            MemoryShortage: a training would fit, and what is free at the moment does not do.
         """
         started = time.perf_counter()
         course = Course(notify, Meter(self._ranks.size))
@@ -198,7 +199,7 @@ class Worker:
             subject = Subject(hardened.model, hardened.chat, data.evaluator, work.probes, untouched=untouched, costly=True)
             with randomness(0):
                 measurements = examine(subject, evaluators)
-        except (StoreProblem, JudgeUnavailable):
+        except (StoreProblem, JudgeUnavailable, MemoryShortage):  # a moment later, the same may have an outcome
             raise
         except TemperingError as error:
             return "failed", one_line(str(error))
