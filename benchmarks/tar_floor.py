@@ -105,9 +105,9 @@ class Passes:
         self.rows = []
         step, run = loop._backward, Workshop.run
 
-        def stepped(model: Any, chosen: Sequence[Encoded], *others: Any) -> float:
-            self.rows.append(Rows(tuple(chosen), ("",) * len(chosen), self._pad_id))
-            return step(model, chosen, *others)
+        def stepped(model: Any, pieces: Sequence[Sequence[Encoded]], *others: Any) -> float:
+            self.rows += [Rows(tuple(piece), ("",) * len(piece), self._pad_id) for piece in pieces]
+            return step(model, pieces, *others)
 
         def passed(workshop: Workshop, rows: Rows, *others: Any) -> Answers:
             if torch.is_grad_enabled():

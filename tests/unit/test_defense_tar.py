@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tempering.data.asking import PLAIN, Asking
 from tempering.data.chat import Encoded
 from tempering.data.records import AttackerView, DefenderView, Example, Role
 from tempering.defenses._tar_adversaries import DataMix, divided, encoding
-from tempering.defenses._tar_training import evened
+from tempering.defenses._tar_training import TamperResistance
 from tempering.defenses._tar_working import WorkingModel, plain_name
 from tempering.defenses.tar import Tar
 from tempering.errors import InvalidStudy, UnknownName
@@ -249,8 +250,16 @@ def test_encoding_is_remembered_where_it_can_be() -> None:
     assert encode(Unhashable(), example) == encode(PLAIN, example) == chat.encode(example)
 
 
+def in_pieces(rows: Rows) -> list[Rows]:
+    """The retain batch that TAR makes of rows."""
+    pool = SimpleNamespace(rows=lambda step, size: rows)
+    objective = TamperResistance.__new__(TamperResistance)
+    objective._pools = [(pool, len(rows))]  # type: ignore[list-item]
+    return objective.kept_rows(0)
+
+
 @pytest.mark.parametrize(("lengths", "pieces"), [([4, 4, 5], [[4, 4, 5]]), ([9, 2, 3, 2], [[2, 2, 3], [9]]), ([7], [[7]])])
 def test_rows_of_very_different_lengths_are_read_apart(lengths: list[int], pieces: list[list[int]]) -> None:
     rows = Rows(tuple(Encoded([0] * length, [0] * length) for length in lengths), tuple(map(str, lengths)), 0)
-    assert [piece.lengths for piece in evened(rows)] == pieces
-    assert all(list(piece.identities) == [str(length) for length in piece.lengths] for piece in evened(rows))
+    assert [piece.lengths for piece in in_pieces(rows)] == pieces
+    assert all(list(piece.identities) == [str(length) for length in piece.lengths] for piece in in_pieces(rows))

@@ -22,6 +22,7 @@ from tempering.defenses._tar_working import WayBack
 from tempering.models import Target
 from tempering.training import Answers, Held, Objective, Pool, Rows, Sizes, Workshop
 from tempering.training.objective import FLOAT32
+from tempering.training.pieces import short_and_long
 from tempering.training.streams import outputs_of
 
 
@@ -181,7 +182,8 @@ class TamperResistance(Objective):
     def kept_rows(self, step: int) -> list[Rows]:
         """The retain batch of a step, in pieces of similar length."""
         first, *others = (pool.rows(step, size) for pool, size in self._pools)
-        return evened(sum(others, start=first))
+        rows = sum(others, start=first)
+        return [rows.part(places) for places in short_and_long(rows.lengths)]
 
     def _retain(self, workshop: Workshop) -> dict[str, float]:
         """The gradient of what must stay as it is, piece by piece."""
@@ -228,25 +230,6 @@ class TamperResistance(Objective):
         assert self._adversaries is not None
         encoded = tuple(self._adversaries.encode(asking, example) for example in examples)
         return Rows(encoded, tuple(example.identity for example in examples), workshop.chat.pad_id)
-
-
-def evened(rows: Rows, least: float = 0.15) -> list[Rows]:
-    """The same rows as one batch, or as a short and a long one where that spares at least this share of the padded tokens.
-
-    Args:
-        rows: at least one.
-        least: of the tokens that one batch takes, padding included.
-    """
-    order = sorted(range(len(rows)), key=lambda place: rows.lengths[place])
-    lengths = [rows.lengths[place] for place in order]
-    padded = [cut * lengths[cut - 1] + (len(rows) - cut) * lengths[-1] for cut in range(1, len(rows) + 1)]
-    cut = int(np.argmin(padded)) + 1
-    if padded[cut - 1] > (1 - least) * padded[-1]:
-        return [rows]
-    return [
-        Rows(tuple(rows.encoded[place] for place in part), tuple(rows.identities[place] for place in part), rows.pad_id)
-        for part in (order[:cut], order[cut:])
-    ]
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

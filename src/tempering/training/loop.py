@@ -1,6 +1,7 @@
 """The one training loop: attacks, defences and the nursery declare, this executes.
 
-The loss is the mean cross-entropy over the labelled tokens of the batch, as TRL and transformers' Trainer compute it.
+The loss is the mean cross-entropy over the labelled tokens of the batch, as TRL and transformers' Trainer compute it. A batch of very
+unlike lengths is computed in two pieces (:mod:`tempering.training.pieces`), which spares padding and has the same gradient to rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tempering.data.batching import collate
+from tempering.data.batching import Batch, collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.errors import UnusableModel
@@ -30,6 +31,7 @@ from tempering.training.adapters import add_lora
 from tempering.training.attention import attend_for_training
 from tempering.training.flops import FlopCount
 from tempering.training.meter import Meter
+from tempering.training.pieces import LEAST_TOKENS, divisible, short_and_long
 from tempering.training.settings import FineTuning, TrainingSettings
 from tempering.training.streams import plain
 
@@ -148,6 +150,7 @@ def train(
     ranks = ranks_of(model)
     if ranks.size > 1:
         lockstep.refuse_what_would_differ(model, settings.optimiser)
+    in_pieces = ranks.size == 1 and divisible(model)
     optimiser = build_optimiser(model, settings)
     schedule = schedule_of(optimiser, settings, declaration.steps)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -157,7 +160,10 @@ def train(
         if not model.training:  # whoever looked at it last
             model.train()
         chosen = [encoded[index] for index in indices]
-        loss = _backward(model, chosen, chat.pad_id, settings, trainable, ranks)
+        if ranks.size > 1:
+            loss = _backward_of_own_rows(model, chosen, chat.pad_id, settings, trainable, ranks)
+        else:
+            loss = _backward(model, _pieces(chosen) if in_pieces else [chosen], chat.pad_id, settings)
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the loss is {loss} at step {step}")
         if settings.clip_norm is not None:
@@ -218,7 +224,30 @@ def labelled_positions_only(model: PreTrainedModel, labels: Tensor) -> Iterator[
         handle.remove()
 
 
-def _backward(
+def _pieces(chosen: Sequence[Encoded]) -> list[list[Encoded]]:
+    """A batch in the pieces that it is computed in; one without a labelled token adds nothing and is left out, unless all are."""
+    places = short_and_long([len(row.input_ids) for row in chosen], least_tokens=LEAST_TOKENS)
+    pieces = [[chosen[place] for place in part] for part in places]
+    return [piece for piece in pieces if any(row.labelled for row in piece)] or [list(chosen)]
+
+
+def _backward(model: PreTrainedModel, pieces: Sequence[Sequence[Encoded]], pad_id: int, settings: TrainingSettings) -> float:
+    """Accumulate the gradient of one batch, piece by piece, and return its loss.
+
+    The mean over the labelled tokens of the batch is the sum of the pieces' means, each by its share of those tokens.
+    """
+    counts = [sum(row.labelled for row in piece) for piece in pieces]
+    loss = 0.0
+    for piece, labelled in zip(pieces, counts, strict=True):
+        logits, labels = _predictions(model, collate(piece, pad_id), settings)
+        share = labelled / sum(counts) if len(pieces) > 1 else 1.0
+        part = functional.cross_entropy(logits.float(), labels) * share
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += float(part.detach())
+    return loss
+
+
+def _backward_of_own_rows(
     model: PreTrainedModel,
     chosen: Sequence[Encoded],
     pad_id: int,
@@ -226,16 +255,18 @@ def _backward(
     trainable: Sequence[nn.Parameter],
     ranks: Ranks,
 ) -> float:
-    """Accumulate the gradient of one batch and return its loss."""
-    rows, labelled = (collate(chosen, pad_id), 0) if ranks.size == 1 else lockstep.own_batch(chosen, pad_id, ranks)
+    """Accumulate the gradient of one batch, of which every rank computes its own rows, and return the batch's loss."""
+    rows, labelled = lockstep.own_batch(chosen, pad_id, ranks)
+    logits, labels = _predictions(model, rows, settings)
+    return lockstep.backward(logits, labels, labelled, trainable, ranks)
+
+
+def _predictions(model: PreTrainedModel, rows: Batch, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
+    """Logits (labelled, vocabulary) and labels (labelled,) of every labelled token of a batch."""
     batch = rows.to(model.device)
     with autocast(model.device, settings.autocast), labelled_positions_only(model, batch.labels) as labels:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-    if ranks.size > 1:
-        return lockstep.backward(logits[0], labels, labelled, trainable, ranks)
-    loss = functional.cross_entropy(logits[0].float(), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+    return logits[0], labels
 
 
 def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:

@@ -46,6 +46,10 @@ class Rows:
         """The rows padded to the longest on the right, on the CPU."""
         return collate(self.encoded, self.pad_id)
 
+    def part(self, places: Sequence[int]) -> Rows:
+        """The rows at these places, in this order."""
+        return Rows(tuple(self.encoded[place] for place in places), tuple(self.identities[place] for place in places), self.pad_id)
+
     def __add__(self, other: Rows) -> Rows:
         """These rows and then the others."""
         return Rows(self.encoded + other.encoded, self.identities + other.identities, self.pad_id)
