@@ -205,8 +205,8 @@ PROMISE = Promise(
         ),
         Mutation(
             "engine/hardening_card.py",
-            """for path in folder.rglob("*") if""",
-            """for path in folder.rglob("*.safetensors") if""",
+            """file_sha256(path) for path in files_in(folder)}""",
+            """file_sha256(path) for path in files_in(folder) if path.suffix == ".safetensors"}""",
             "of a defended model only the weights are compared, and not its tokenizer",
         ),
         Mutation(
