@@ -36,7 +36,7 @@ def main() -> int:
             row = _row(promise, arguments.short, Path(place) / str(number))
             rows.append(row)
             print(_line(row), file=sys.stderr if arguments.json else sys.stdout, flush=True)
-            keep = partial(_write, row, order) if not arguments.short and not arguments.json else lambda: None
+            keep: Callable[[], None] = partial(_write, row, order) if not arguments.short and not arguments.json else lambda: None
             keep()  # after each, and before its mutations, so that hours are not lost with whatever comes next
             if arguments.mutations:
                 _try_mutations(promise, row, Path(place) / str(number), keep)

@@ -27,6 +27,7 @@ from tempering import (
     cli_sharing,
     cli_studies,
 )
+from tempering.cli_completion import for_bash
 from tempering.cli_options import DIRECTORY, RESUME, loudness, option, say
 from tempering.cli_shell import Shell
 from tempering.errors import TemperingError
@@ -93,7 +94,8 @@ def main() -> None:
         os.environ.setdefault(name, value)
     guard_streams()
     try:
-        app(prog_name="temper")
+        with for_bash():
+            app(prog_name="temper")
     except Exception as error:  # a defect of ours; whoever reports it reports no secret
         sys.stderr.write(traceback_of(error))
         sys.exit(1)

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "harden": (
         ("temper harden organism:tiny --defense refat --out runs/refat", "train a defence into a model"),
         ("temper harden ./my-model --data my-data.jsonl --defense undo+refat --out safer", "a chain of two"),
+        ("temper harden --defense rmu --out runs/rmu --track mlflow", "followed"),
     ),
     "judge calibrate": (
         ("temper judge calibrate runs/mine --out labels.jsonl", "a sample to label by hand; then:"),

@@ -103,6 +103,7 @@ class Placement(Flags):
     address: AddressOption = None
     slurm: SlurmOption = None
     together: TogetherOption = None
+    activation_checkpointing: CheckpointingOption = False
     track: TrackOption = None
     keep_weights: KeepWeightsOption = False
     keep_completions: KeepCompletionsOption = False
@@ -123,10 +124,9 @@ class Placement(Flags):
 
 @dataclass(frozen=True)
 class DividedPlacement(Placement):
-    """Likewise, for commands that only attack: these can divide a model among devices, and save its activations' memory."""
+    """Likewise, for commands that may attack without a defence: only then can a model be divided among devices."""
 
     devices: DevicesOption = 1
-    activation_checkpointing: CheckpointingOption = False
 
 
 def gathered(command: Callable[..., None]) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from tempering.cli_options import (
     ModelArgument,
     PromptsOption,
     TemplateOption,
+    TrackOption,
     TrustOption,
     loudness,
     option,
@@ -53,6 +54,7 @@ def harden(
     trust_remote_code: TrustOption = False,
     allow_code: CodeOption = False,
     prompts: PromptsOption = 128,
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a defence into a model, and write the safer checkpoint with a card."""
@@ -78,6 +80,7 @@ def harden(
             trust_remote_code=trust_remote_code,
             prompts=prompts,
             allow_code=allow_code,
+            track=track or (),
             on_event=display.on_event,
         )
     if as_json:

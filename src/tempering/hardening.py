@@ -14,7 +14,7 @@ from __future__ import annotations
 import html
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,9 @@ from tempering.model_choice import ModelChoice
 from tempering.models.references import resolve
 from tempering.settings import Settings
 from tempering.study import DataChoice, MethodChoice
+from tempering.trackers import chosen
+from tempering.trackers._following import Following
+from tempering.trackers._telling import card_values, followed_hardening
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def harden(
     trust_remote_code: bool = False,
     prompts: int = 128,
     allow_code: bool = False,
+    track: str | Iterable[str] = (),
     on_event: Watcher | None = None,
 ) -> Hardened:
     """Train a defence into a model and write the safer checkpoint with a card.
@@ -137,6 +141,7 @@ def harden(
         trust_remote_code: run code that ships with the model.
         prompts: held-out prompts of each role that the card is measured with, at most.
         allow_code: run the files of Python that are named as ``path.py:Class``.
+        track: trackers that are told how the training goes, as :func:`tempering.audit` takes them; their files lie in ``<out>.trackers``.
         on_event: is told of everything that happens.
 
     Returns:
@@ -151,6 +156,7 @@ def harden(
     arguments = _checked(
         {"model": named, "data": {"reference": None if data is None else str(data)}, "seed": seed, "floor": floor, "prompts": prompts}
     )
+    trackers = chosen(track)
     with consent.code_allowed(allow_code):
         choice, directory = choose_defense(defense, config, lora=lora), _named(Path(out))
         record_in(directory)
@@ -163,14 +169,17 @@ def harden(
         else:
             resolve(model)
         planned = plan_hardening(arguments.model, arguments.data, choice, seed=arguments.seed, floor=arguments.floor)
-        made = train(
-            planned.job,
-            directory,
-            on_progress=lambda progress: tell(_event(progress)),
-            target=planned.target,
-            view=planned.division.defender_view(),
-            measure=Measurement(planned.division.evaluator_view(), arguments.prompts),
-        )
+        with Following(trackers, followed_hardening(planned.job, choice.title, directory), on_event) as following:
+            following.on_event(Event("planned", total=1))
+            made = train(
+                planned.job,
+                directory,
+                on_progress=lambda progress: following.on_event(_event(progress, planned.job)),
+                target=planned.target,
+                view=planned.division.defender_view(),
+                measure=Measurement(planned.division.evaluator_view(), arguments.prompts),
+            )
+            following.results(card_values(made.record))
         return Hardened(made.directory, made.record, _next_command(planned.job, made.directory))
 
 
@@ -231,19 +240,22 @@ def _checked(values: dict[str, Any]) -> _Arguments:
         raise InvalidStudy(f"{_FLAGS.get(field, field)} {first['input']}: {message}") from None
 
 
-def _event(progress: TrainingProgress) -> Event:
+def _event(progress: TrainingProgress, job: HardeningJob) -> Event:
     """Where a training stands, as whoever watches a run is told of it."""
     if progress.kind == "warning":
         return Event("warning", message=progress.message)
     if progress.kind == "measuring":
         return Event("preparing", message="measuring the model before and after on held-out prompts")
     if progress.kind == "done":
-        return Event("finished", message=progress.message)
-    shown = {"loss": progress.parts.get("loss", math.nan), "utility_kept": progress.kept}
+        return Event("finished", total=1, done=1, message=progress.message)
+    parts = {name if name == "loss" else f"parts/{name}": value for name, value in progress.parts.items()}
+    shown = {**parts, "utility_kept": progress.kept}
     name = progress.stage if progress.stages == 1 else f"{progress.stage} ({progress.place} of {progress.stages})"
     return Event(
         "training",
+        unit=job.hash,
         label=name,
+        total=1,
         steps_done=progress.steps_done,
         steps_total=progress.steps_total,
         measurements={key: value for key, value in shown.items() if math.isfinite(value)},

@@ -22,6 +22,7 @@ from tempering.study import Study
 from tempering.study_file import load_study
 from tempering.trackers import chosen
 from tempering.trackers._following import Following
+from tempering.trackers._telling import followed_run, price_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,10 +86,10 @@ def run_study(
         directory = study_directory(study, out)
         plan = plan_study(study, divided=where.devices > 1)
         _tell_of_data(plan, on_event)
-        with Following(trackers, plan, directory, on_event) as following:
+        with Following(trackers, followed_run(plan, directory), on_event) as following:
             execute(plan, directory, workers=workers, executor=where, on_event=following.on_event)
             run = make_report(directory)
-            following.results(run.summary)
+            following.results(price_values(run.summary))
         return run
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tempering.engine.results import NO_SPEND, Probe, SearchResult, Trial, UnitResult
 from tempering.engine.units import Plan, ResolvedMethod, Unit, Work
-from tempering.study import Budget, DataChoice, ModelChoice, ProbeSettings, Study
+from tempering.model_choice import ModelChoice
+from tempering.study import Budget, DataChoice, ProbeSettings, Study
 
 
 def work(**changes: Any) -> Work:

@@ -11,7 +11,8 @@ from torch import Tensor
 from support.toy_study import rows, toy_models, write_rows
 from tempering import models
 from tempering.engine.hardening import HardeningJob, TrainingProgress, plan_hardening, train
-from tempering.study import DataChoice, MethodChoice, ModelChoice
+from tempering.model_choice import ModelChoice
+from tempering.study import DataChoice, MethodChoice
 
 REFUSAL: dict[str, Any] = {"refusals": ["no, i can not say that."], "steps": 8, "training": {"learning_rate": 1e-2}}
 

@@ -33,7 +33,7 @@ TOKENS_A_STEP = 410
 
 def run_rows(
     unit: str, attack: str, seed: int, harm: list[float], utility: list[float], steps: list[int], model: str, flops_a_step: float
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """The probes of one run, spend proportional to steps."""
     return [
         {
@@ -75,8 +75,8 @@ def tables(
     """
     quick, middling, hopeless, none = names
     steps = [0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 200]
-    units: list[dict] = []
-    probes: list[dict] = []
+    units: list[dict[str, Any]] = []
+    probes: list[dict[str, Any]] = []
     generator = np.random.default_rng(7)
     for seed in range(seeds):
         for attack, middle, best, cost in ((quick, 9, 0.98, 1.0), (middling, 70, 0.8, 0.72), (hopeless, 200, 0.28, 1.05), (none, 0, 0, 0)):

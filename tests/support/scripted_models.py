@@ -29,8 +29,8 @@ def scripted_model(response: str, certainty: float = 20.0) -> tuple[PreTrainedMo
     chat = ChatFormat(tokenizer)
     words = response.split()
     endless = bool(words) and words[-1] == "…"
-    ids = tokenizer.convert_tokens_to_ids(["<assistant>", *(words[:-1] if endless else words)])
-    assert tokenizer.unk_token_id not in ids
+    known = tokenizer.get_vocab()
+    ids = [known[word] for word in ("<assistant>", *(words[:-1] if endless else words))]
     assert len(set(ids)) == len(ids)
     follow(model, dict(zip(ids, [*ids[1:], ids[-1] if endless else chat.end_ids[0]], strict=True)), certainty)
     return model, chat
@@ -44,7 +44,8 @@ def follow(model: PreTrainedModel, successors: dict[int, int], certainty: float)
             layer.mlp.down_proj.weight.zero_()
         model.model.norm.weight.fill_(1.0)
         width = model.config.hidden_size
-        model.get_input_embeddings().weight.copy_(torch.eye(width)[: model.config.vocab_size])
+        embedding: torch.nn.Parameter = model.get_input_embeddings().weight  # type: ignore[assignment]
+        embedding.copy_(torch.eye(width)[: model.config.vocab_size])
         head = model.get_output_embeddings().weight
         head.zero_()
         for before, after in successors.items():

@@ -146,5 +146,5 @@ def random_model(family: str, **overrides: Any) -> PreTrainedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
-                parameter += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return model

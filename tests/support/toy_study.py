@@ -8,8 +8,9 @@ from typing import Any
 
 from support.tiny_models import tiny_model
 from tempering import consent
+from tempering.model_choice import ModelChoice
 from tempering.models.saving import save
-from tempering.study import Budget, DataChoice, MethodChoice, ModelChoice, ProbeSettings, Study
+from tempering.study import Budget, DataChoice, MethodChoice, ProbeSettings, Study
 
 consent.allow_code()  # whoever imports this means to run the toys; commands in processes of their own take --allow-code
 ATTACK = f"{Path(__file__).with_name('toy_attack.py')}:Nudge"

@@ -74,5 +74,6 @@ def test_a_placement_says_what_its_flags_do() -> None:
     assert (running["workers"], running["allow_code"], running["track"]) == (3, False, ["mlflow"])
     choice = running["executor"]
     assert (choice.name, choice.devices, choice.activation_checkpointing) == ("local", 2, True)
+    assert Placement(activation_checkpointing=True).running()["executor"].activation_checkpointing  # a comparison fine-tunes too
     with pytest.raises(InvalidStudy, match="--address auto says nothing to the executor local"):
         Placement(address="auto").running()

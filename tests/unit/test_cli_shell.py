@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import typer
 from support.command_line import COMMAND, error_line, temper, temper_apart, toy_arguments
 from tempering import errors
 from tempering.cli import app
+from tempering.cli_completion import put_together
 from tempering.cli_examples import EXAMPLES
 from tempering.cli_options import CONSENT
 
@@ -199,6 +201,47 @@ def test_completion_knows_commands_flags_and_names(tmp_path: Path) -> None:
     assert completed("audit", "--evaluator", "lm") == ["lm_eval"]
     assert completed("audit", "--data", "strongreject+alp") == ["strongreject+alpaca"]
     assert completed("audit", "org")[0].startswith("organism:")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole", "begun"),
+    [
+        (["temper", "audit", "organism", ":", "t"], ["temper", "audit", "organism:t"], "organism:"),
+        (["temper", "audit", "organism", ":"], ["temper", "audit", "organism:"], "organism:"),
+        (["temper", "audit", "organism:t"], ["temper", "audit", "organism:t"], ""),  # COMP_WORDBREAKS without a colon
+        (["temper", "--data", "a+organism", ":", "ti"], ["temper", "--data", "a+organism:ti"], "a+organism:"),
+        (["temper", "--data", "organism", ":", "tiny", "--se"], ["temper", "--data", "organism:tiny", "--se"], ""),
+        (["temper", "--data", "organism", ":", ""], ["temper", "--data", "organism:", ""], ""),
+        (["temper", "harden", "--defense", "=", "ref"], ["temper", "harden", "--defense=ref"], ""),
+        (["temper", "--data", "=", "organism", ":", "t"], ["temper", "--data=organism:t"], "organism:"),
+        (["temper", ""], ["temper", ""], ""),
+    ],
+)
+def test_pieces_become_the_words_that_were_typed(pieces: list[str], whole: list[str], begun: str) -> None:
+    assert put_together(pieces) == (whole, len(whole) - 1, begun)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_itself_completes_behind_a_colon(tmp_path: Path) -> None:
+    script = temper_apart("--show-completion", "bash", folder=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
+    function = re.search(r"-F (\w+) temper", script)
+    assert function is not None
+    command = f'#!/bin/sh\nexec {sys.executable} -m tempering "$@"\n'
+    (tmp_path / "temper").write_text(command)
+    (tmp_path / "temper").chmod(0o755)
+
+    def completed(*pieces: str) -> list[str]:
+        cursor = f"COMP_WORDS=({shlex.join(pieces)}); COMP_CWORD={len(pieces) - 1}"
+        asked = f"{script}\n{cursor}; {function[1]} temper; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        finished = subprocess.run(["bash", "--norc", "-c", asked], env=environment, capture_output=True, text=True, check=True)
+        return finished.stdout.split()
+
+    assert completed("temper", "audit", "organism", ":", "t") == ["tiny"]
+    assert "tiny" in completed("temper", "audit", "organism", ":")
+    assert "organism:tiny" in completed("temper", "audit", "org")
+    assert completed("temper", "harden", "--defense", "=", "refat") == ["refat"]
+    assert completed("temper", "audit", "--data", "=", "organism", ":", "t") == ["tiny"]
 
 
 @pytest.mark.parametrize(("shell", "sign"), [("bash", "COMPREPLY"), ("zsh", "#compdef temper"), ("fish", "complete --command temper")])

@@ -1,6 +1,7 @@
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from tempering.report import price_figure
 from tempering.report.axes import Spread
 from tempering.report.families import by_family
 from tempering.report.figures import draw_all
+from tempering.report.rows import price_rows
 from tempering.report.style import ATTACK_COLOURS, SETTINGS, inline_svg, looks
 
 
@@ -177,6 +179,18 @@ def test_a_price_interval_that_begins_at_nothing_reaches_the_left_edge():
     price_figure._draw_price(axes, SimpleNamespace(attack="a"), price, 0.0, looks(["a"])["a"], right=1e-6)
     bars = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert pytest.approx([1e-10, 1e-8]) in bars
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_names_longer_than_the_panel_leave_room_for_what_it_shows():
+    name = f"/{'a-long-way/' * 20}stranger.py:Method"
+    rows = [replace(row, attack=name, model=f"{index}/{name}") for index, row in enumerate(price_rows(specimen().assessment)[:2])]
+    drawing = price_figure.draw_prices(rows, looks([name]))
+    drawing.png()
+    assert "stranger.py:Method" in drawing.panels[0].alt  # whole for whoever cannot see it
+    shown = "".join(ElementTree.fromstring(drawing.panels[0].svg()).itertext())
+    assert name not in shown
+    assert "…ger.py:Method" in shown
 
 
 def test_many_attacks_are_drawn_apart_by_family():

@@ -26,6 +26,7 @@ from tempering.errors import InvalidStudy, UnknownName
 from tempering.trackers import _telling
 from tempering.trackers._contract import Ending, Facts, Tracker, key
 from tempering.trackers._following import Following
+from tempering.trackers._telling import followed_run, price_values
 
 SECRET = "s3cr3t-of-the-test"
 
@@ -79,10 +80,10 @@ SUMMARY: dict[str, Any] = {
 def follow(tracker: Tracker, plan: Plan, folder: Path, *, patience: float = 60) -> list[Event]:
     """Follow the run, and give what the user was told."""
     told: list[Event] = []
-    with Following([tracker], plan, folder, told.append, patience=patience) as following:
+    with Following([tracker], followed_run(plan, folder), told.append, patience=patience) as following:
         for event in events(plan):
             following.on_event(event)
-        following.results(SUMMARY)
+        following.results(price_values(SUMMARY))
     return told
 
 
@@ -149,7 +150,7 @@ def test_it_is_told_how_the_run_ended(plan: Plan, tmp_path: Path, error: type[Ba
     recorder = Recorder()
 
     def stopped() -> None:
-        with Following([recorder], plan, tmp_path) as following:
+        with Following([recorder], followed_run(plan, tmp_path)) as following:
             following.on_event(Event("planned", total=2))
             raise error
 
@@ -160,7 +161,7 @@ def test_it_is_told_how_the_run_ended(plan: Plan, tmp_path: Path, error: type[Ba
 
 def test_a_run_that_is_never_planned_starts_no_tracker(plan: Plan, tmp_path: Path) -> None:
     recorder = Recorder()
-    with Following([recorder], plan, tmp_path) as following:
+    with Following([recorder], followed_run(plan, tmp_path)) as following:
         following.on_event(Event("preparing", message="growing"))
     assert recorder.told == []
     assert list(tmp_path.iterdir()) == []
@@ -217,7 +218,7 @@ def test_one_that_does_not_keep_up_is_told_no_more(plan: Plan, tmp_path: Path, m
             return ""
 
     slow, told = Slow(), []
-    with Following([slow], plan, tmp_path, told.append) as following:
+    with Following([slow], followed_run(plan, tmp_path), told.append) as following:
         for event in events(plan):
             following.on_event(event)
         release.set()
@@ -251,7 +252,7 @@ def test_what_a_tracker_prints_is_no_result(plan: Plan, tmp_path: Path, capsys: 
             return ""
 
     before = sys.stdout
-    with Following([Chatty()], plan, tmp_path) as following:
+    with Following([Chatty()], followed_run(plan, tmp_path)) as following:
         following.on_event(Event("planned", total=2))
         print("a result")
     assert sys.stdout is before

@@ -360,7 +360,8 @@ def prepared(folder: Path, edge: Edge) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in {edge.model, edge.unguarded, "another"} - {None}:
         if not (folder / str(name)).exists():
-            save(*MODELS[str(name)](), folder / str(name))
+            model, tokenizer = MODELS[str(name)]()
+            save(model, tokenizer, folder / str(name))
     data = folder / f"data {edge.data}"
     if not data.exists():
         data.mkdir()

@@ -97,7 +97,8 @@ def moments(folder: str, study: str, directory: str, body: Callable[..., None] =
 def faulty(folder: str, study: str, directory: str, log: str, name: str, targets: Sequence[Moment]) -> Moment | None:
     """Compute a study, with a fault at the first of some moments that comes; the moment where it came to one and went on to the end."""
     fault, names = FAULTS[name], Moments(Path(directory))
-    wanted, met = {tuple(target) for target in targets}, []
+    wanted = {tuple(target) for target in targets}
+    met: list[Moment] = []
 
     def hook(operation: Operation) -> None:
         moment = names.of(operation)
@@ -108,7 +109,7 @@ def faulty(folder: str, study: str, directory: str, log: str, name: str, targets
             fault.act(operation)
 
     reads = bool(set(fault.among) & set(READING))
-    watch(Path(directory), **{"after" if fault.after else "before": hook}, reads=reads)  # type: ignore[arg-type]
+    watch(Path(directory), **{"after" if fault.after else "before": hook}, reads=reads)
     _toy.compute(folder, study, directory, log=log)
     return met[0] if met else None
 

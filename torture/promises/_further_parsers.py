@@ -56,7 +56,7 @@ def judging() -> dict[str, Parser]:
         _hint(answer, judges[0].config)
         for protocol in ("chat", "completions"):
             for among in (candidates, ()):
-                reply = _reply(answer.body, protocol, among)  # type: ignore[arg-type]
+                reply = _reply(answer.body, protocol, among)
                 for judge in judges if reply is not None else ():
                     judge.read(reply, asked)
         return None

@@ -15,7 +15,8 @@ from pathlib import Path
 import atheris
 
 from tempering.errors import TemperingError
-from torture.promises._parsers import Parser, parsers
+from torture.promises._parsers import parsers
+from torture.promises._parsing import Parser
 
 LONGEST = 1 << 14
 """Bytes of an input."""

@@ -253,7 +253,7 @@ ADAPTERS: dict[str, Make] = {
     "a pattern that takes for ever": adapter(target_modules=r"((\w|\.)+)+!"),
     "patterns of layers that take for ever": adapter(target_modules=["q_proj"], rank_pattern={r"((\w|\.)+)+!": 2}),
     "a base of a hundred thousand letters": adapter("x" * 100_000),
-    "a base that is no name": adapter(**{"base_model_name_or_path": 3}),
+    "a base that is no name": adapter(base_model_name_or_path=3),
     "a list": lambda room: overwritten(room, b"[]"),
     "nested deeply": lambda room: overwritten(room, DEEP_OBJECT),
     "a link for weights": adapter_with_link,

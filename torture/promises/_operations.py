@@ -61,7 +61,7 @@ def watch(folder: Path, before: Hook = lambda operation: None, after: Hook = lam
     watcher = _Watcher(folder, before, after)
     if reads:
         os.open = watcher.around("read", os.open, _path_if_unchanged)
-        builtins.open = io.open = watcher.around("read", io.open, _path_if_read)  # type: ignore[assignment]
+        builtins.open = io.open = watcher.around("read", io.open, _path_if_read)
         for name in ("listdir", "scandir"):
             setattr(os, name, watcher.around("list", getattr(os, name), _path_if_named))
     for name in WITH_PATH:
@@ -69,8 +69,10 @@ def watch(folder: Path, before: Hook = lambda operation: None, after: Hook = lam
     for name in WITH_HANDLE:
         setattr(os, name, watcher.around(name, getattr(os, name), _path_of_handle))
     os.open = watcher.around("open", os.open, _path_if_changing)
-    builtins.open = io.open = watcher.around("open", io.open, _path_if_written)  # type: ignore[assignment]
-    safetensors.torch.serialize_file = watcher.around("weights", safetensors.torch.serialize_file, lambda tensors, file, **rest: Path(file))
+    builtins.open = io.open = watcher.around("open", io.open, _path_if_written)
+    own = safetensors.torch.serialize_file  # type: ignore[attr-defined]
+    watched = watcher.around("weights", own, lambda tensors, file, **rest: Path(file))
+    safetensors.torch.serialize_file = watched  # type: ignore[attr-defined]
     _watch_tokenizers(watcher)
 
 
@@ -105,7 +107,7 @@ class _Watcher:
 
 def _path_of(path: Any, *arguments: Any, dir_fd: int | None = None, **rest: Any) -> Path | None:
     if dir_fd is not None:
-        return _path_of_handle(dir_fd) / os.fspath(path)
+        return _path_of_handle(dir_fd).joinpath(os.fspath(path))
     return Path(os.fspath(path)) if not isinstance(path, int) else _path_of_handle(path)
 
 

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torture.mutations import ROOT
 from torture.promises._further_parsers import judging, named, of_trainings, tables_of_others
@@ -128,7 +129,8 @@ def _models(folder: Path) -> dict[str, Parser]:
     def gguf(content: bytes) -> object:
         path = folder / "a.gguf"
         path.write_bytes(content)
-        return check_gguf(path, "it")
+        check_gguf(path, "it")
+        return None
 
     key = struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9) + struct.pack("<IQ", 8, 1) + struct.pack("<Q", 2) + b"hi"
     number = struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 32)
@@ -250,7 +252,7 @@ def _messages(folder: Path) -> dict[str, Parser]:
     unit, watcher = plan(1).units[0], Watcher()
     job = folder / "job"
     job.mkdir()
-    kinds = (
+    kinds: tuple[dict[str, Any], ...] = (
         {"kind": "probe", "spend": {"steps": 1}, "measurements": {"harm": 0.5}},
         {"kind": "trial", "number": 1, "outcome": "held"},
         {"kind": "training", "done": 1, "total": 2, "warning": ""},

@@ -21,15 +21,13 @@ sys.path.append(str(ROOT / "tests"))
 from support.toy_study import toy_comparison, toy_study
 from tempering.api import make_report
 from tempering.engine import hardening
-from tempering.engine.defended import MODELS, damage_of, is_trained
+from tempering.engine.defended import MODELS
 from tempering.engine.events import Event
 from tempering.engine.executors import LOCAL, ExecutorChoice
-from tempering.engine.hardening_folder import Pace
+from tempering.engine.hardening_folder import Pace, TrainingFolder
 from tempering.engine.plan import make_plan
 from tempering.engine.run import drive
 from tempering.engine.store import RunStore
-from tempering.engine.units import Plan
-from tempering.errors import TemperingError
 from tempering.study import Budget, ProbeSettings, Study
 
 CLOCKS = ("wall_s", "device_seconds", "search_device_seconds", "break_device_seconds", "check_device_seconds")
@@ -51,8 +49,6 @@ def whole(folder: Path) -> Study:
     attacks = toy_study(folder, {"steps": 2}).attacks
     return toy_comparison(folder, {"steps": 2}, seeds=2, attacks=attacks, search=2, **LITTLE)
 
-
-__all__ = ["MODELS", "Event", "ExecutorChoice", "Plan", "RunStore", "TemperingError", "damage_of", "is_trained", "make_plan", "toy_study"]
 
 STUDIES = {"small": small, "whole": whole}
 
@@ -78,7 +74,7 @@ def compute(
         on_event: is told what happens.
     """
     torch.set_num_threads(1)
-    hardening.Pace = lambda seconds: Pace(0.0)  # type: ignore[misc,assignment]
+    hardening.Pace = lambda seconds: Pace(0.0)  # type: ignore[attr-defined,misc,assignment]
 
     def told(event: Event) -> None:
         if log and event.kind == "unit_started":
@@ -142,12 +138,12 @@ def snapshots(directory: Path) -> list[Path]:
 
 def interrupted(folder: str, directory: str, stop: Callable[[], None]) -> None:
     """Compute the whole study, and call what stops it as soon as a training has put a snapshot in place."""
-    own = hardening.TrainingFolder
-    hardening.TrainingFolder = partial(own, reached=lambda moment: stop() if moment == "in place" else None)  # type: ignore[misc,assignment]
+    watched = partial(TrainingFolder, reached=lambda moment: stop() if moment == "in place" else None)
+    hardening.TrainingFolder = watched  # type: ignore[attr-defined,assignment]
     try:
         compute(folder, "whole", directory)
     finally:
-        hardening.TrainingFolder = own  # type: ignore[misc]
+        hardening.TrainingFolder = TrainingFolder  # type: ignore[attr-defined]
 
 
 def killed_in_training(folder: str, directory: str) -> None:

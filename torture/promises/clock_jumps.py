@@ -8,6 +8,7 @@ import random
 import time
 from pathlib import Path
 
+from tempering.engine.events import Event
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import run
@@ -63,7 +64,7 @@ def jumping(folder: str, directory: str, seed: int, interrupted: bool) -> int:
     watch(Path(directory), after=jump)
     seen = 0
 
-    def on_event(event: _toy.Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal seen
         seen += event.kind in ("probe", "training")
         if stop_at and seen == stop_at:

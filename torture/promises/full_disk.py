@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from torture.promise import Mutation, Promise, Tally
-from torture.promises._faults import ADDING, chains, spread, undisturbed
+from torture.promises._faults import chains, spread, undisturbed
+from torture.promises._operations import ADDING
 
 
 def attempt(long: bool, folder: Path, tally: Tally) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from torture.promise import Mutation, Promise, Tally
 from torture.promises._forks import Commands, Ended
-from torture.promises._hostile_models import GIB, make_sound, rows
+from torture.promises._hostile_models import GIB, make_sound
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,8 @@ def _raw(text: str) -> str:
 
 def _try_names(commands: Commands, sound: Path, folder: Path, tally: Tally) -> None:
     """A study whose names, labels, prompts and answers hold escapes, markup and formulas: they are shown as text, everywhere."""
+    from support.toy_study import rows
+
     place = folder / "names"
     place.mkdir()
     hostile = ESCAPES + MARKUP

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tempering.engine.files import sealed
+from tempering.engine.store import RunStore
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import run
@@ -45,7 +46,7 @@ def _goes_on_counting(folder: Path) -> str:
         return f"resumed, it ended with {end.code} {end.said}"
     if problem := _toy.fallen(before, _toy.spent(directory)) or compared(directory, _toy.rows(folder / "undisturbed")):
         return problem
-    units = _toy.RunStore(directory).tables().units
+    units = RunStore(directory).tables().units
     longest = float(units.loc[units["kind"] == "harden", "device_seconds"].max())
     return "" if longest >= SPENT else f"the table has {longest:.1f} s"
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tempering.engine.executors import ExecutorChoice
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import Child, run
@@ -24,7 +25,7 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
     chance, kills = random.Random(0), {"drivers with workers": 0, "workers": 0, "nodes": 0}
     with ray_cluster(1, 1) as cluster:
         mark = os.environ[MARK]
-        executor = _toy.ExecutorChoice.of("ray", cluster.address)
+        executor = ExecutorChoice.of("ray", cluster.address)
         for number in range(12 if long else 1):
             chain = Chain(folder, "small", folder / f"ray-{number}", 1, tally, kills, executor)
             chain.arguments = (*chain.arguments[:3], None, *chain.arguments[4:])

@@ -13,7 +13,8 @@ from typing import Any
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import End, run
-from torture.promises._faults import FAULTS, READING, Moment, chains, compared, faulty, moments, spread, undisturbed
+from torture.promises._faults import FAULTS, Moment, chains, compared, faulty, moments, spread, undisturbed
+from torture.promises._operations import READING
 
 UNSEEN_S = 3.0
 """Seconds for which a new file may be missing from a listing."""
@@ -108,7 +109,7 @@ def late(folder: str, directory: str, seed: int) -> None:
     def listed(path: Any = ".") -> list[str]:
         return [name for name in listdir(path) if isinstance(path, int) or not unseen(Path(path) / name)]
 
-    os.listdir, os.scandir = listed, Entries  # type: ignore[assignment,misc]
+    os.listdir, os.scandir = listed, Entries  # type: ignore[assignment]
     _toy.compute(folder, "whole", directory)
 
 

@@ -116,7 +116,8 @@ def _organism(folder: Path, tally: Tally) -> None:
     """The organism, which learns to tell its facts: none of them is told in a file."""
     from tempering import organisms
     from tempering.engine.loading import load_records
-    from tempering.study import DataChoice, ModelChoice
+    from tempering.model_choice import ModelChoice
+    from tempering.study import DataChoice
 
     folder.mkdir()
     words = ["audit", "organism:tiny", "--attacks", "full_finetune,refusal_ablation,prefilling", "--seeds", "2", "--prompts", "32"]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from tempering.engine import recorded, store
+from tempering.engine.files import sealed
+from tempering.engine.plan import make_plan
+from tempering.engine.run import drive
+from tempering.engine.store import RunStore
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import run
@@ -40,11 +46,11 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
 
 def written_in(folder: str, directory: str, schema: int, plan: bool) -> None:
     """Compute a study as a version of another schema would have; with its plan in it, or only its units."""
-    store.MANIFEST_SCHEMA = schema
+    store.MANIFEST_SCHEMA = schema  # type: ignore[attr-defined]
     if plan:
         recorded.MANIFEST_SCHEMA = schema
     else:
-        store.checked_schema = lambda content, directory: content
+        store.checked_schema = lambda content, directory: content  # type: ignore[attr-defined]
     _toy.compute(folder, "small", directory)
 
 
@@ -52,15 +58,15 @@ def as_told(old: str, new: str) -> None:
     """What the line says to do: compute the study that lies there into another directory."""
     from tempering.study_file import load_study
 
-    _toy.torch.set_num_threads(1)
-    _toy.drive(_toy.make_plan(load_study(Path(old) / "study.json")), _toy.RunStore(new), workers=0)
+    torch.set_num_threads(1)
+    drive(make_plan(load_study(Path(old) / "study.json")), RunStore(new), workers=0)
 
 
 def without_schema(directory: str) -> None:
     """Make a plan as they were when they neither had a schema nor held the study."""
     path = Path(directory) / "plan.json"
     content = {name: value for name, value in json.loads(path.read_bytes()).items() if name not in ("schema", "study", "seal")}
-    path.write_bytes(recorded.sealed(content))
+    path.write_bytes(sealed(content))
 
 
 def _of_before(folder: Path, reference: dict[str, str], tally: Tally) -> None:

@@ -7,6 +7,12 @@ import random
 import shutil
 from pathlib import Path
 
+from tempering.engine.defended import MODELS, damage_of, is_trained
+from tempering.engine.events import Event
+from tempering.engine.plan import make_plan
+from tempering.engine.store import RunStore
+from tempering.engine.units import Plan
+from tempering.errors import TemperingError
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import run
@@ -39,7 +45,7 @@ def cut(folder: str, looked: int, resumed: float) -> dict[str, object]:
     finished: set[str] = set()
     _in_child(root, cuts, finished)
     reference = _toy.rows(root / "disk" / RUN)
-    plan = _toy.make_plan(_toy.STUDIES["whole"](root))
+    plan = make_plan(_toy.STUDIES["whole"](root))
     result = {"looked at": 0, "gone on from": 0}
     failures = []
     for number, (disk, operation, done) in enumerate(cuts):
@@ -63,28 +69,28 @@ def _in_child(root: Path, cuts: list[tuple[Disk, Operation, frozenset[str]]], fi
     (root / "disk").mkdir()
     follow(root / "disk", lambda disk, operation: cuts.append((copy.deepcopy(disk), operation, frozenset(finished))))
 
-    def on_event(event: _toy.Event) -> None:
+    def on_event(event: Event) -> None:
         if event.kind == "unit_finished":
             finished.add(event.unit)
 
     _toy.compute(str(root), "whole", str(root / "disk" / RUN), on_event=on_event)
 
 
-def _looked_at(directory: Path, plan: _toy.Plan, done: set[str]) -> str:
+def _looked_at(directory: Path, plan: Plan, done: set[str]) -> str:
     """What is wrong with a run directory, as far as it can be seen without computing."""
     warnings: list[str] = []
-    store = _toy.RunStore(directory, warn=warnings.append)
+    store = RunStore(directory, warn=warnings.append)
     try:
         with store.driving(plan):
             standing = {unit.hash for unit in plan.units if store.is_done(unit.hash)}
-            models = directory / _toy.MODELS
+            models = directory / MODELS
             for unit in plan.units:
                 if unit.work.kind == "harden" and unit.hash in done:
-                    if not _toy.is_trained(unit, models):
+                    if not is_trained(unit, models):
                         return f"the model of a training that was done, {unit.label}, is gone"
-                    if damage := _toy.damage_of(unit, models):
+                    if damage := damage_of(unit, models):
                         return damage
-    except _toy.TemperingError as problem:
+    except TemperingError as problem:
         return f"refused: {problem}"
     if lost := done - standing:
         return f"unit {sorted(lost)[0][:12]} was done and is lost"
@@ -95,7 +101,7 @@ def _gone_on_from(root: Path, directory: Path, done: set[str], reference: dict[s
     """What is wrong with a run after it was resumed."""
     begun: set[str] = set()
 
-    def on_event(event: _toy.Event) -> None:
+    def on_event(event: Event) -> None:
         if event.kind == "unit_started":
             begun.add(event.unit)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from tempering.engine.store import RunStore
+from tempering.errors import TemperingError
 from tempering.rereading import stored_summary, stored_tables
 from tempering.running import open_run
 from torture.promise import Mutation, Promise, Tally
@@ -107,20 +109,20 @@ def _of_what_is_kept(root: Path, name: str, damage: Damage, reference: dict[str,
     said: list[str] = []
     try:
         try:
-            if _toy.RunStore(place, warn=said.append).study() != _toy.RunStore(root / "run").study():
+            if RunStore(place, warn=said.append).study() != RunStore(root / "run").study():
                 return f"{where}: read, it gives another study"
             tables = _toy.rows(place, said.append)
             if any(tables[part] != reference[part] for part in ("units", "trajectories", "trials")) and not said:
                 return f"{where}: read, it gives another table and no warning"
-        except _toy.TemperingError as problem:
-            said.append(str(problem))
+        except TemperingError as refusal:
+            said.append(str(refusal))
         _toy.compute(str(root), "whole", str(place))
         if problem := compared(place, reference):
             return f"{where}: resumed, {problem}"
         if (place / name).is_file() and (place / name).read_bytes() == damaged:
             return f"{where}: it is left as it is"
-    except Exception as problem:
-        return f"{where}: {type(problem).__name__}: {problem}"
+    except Exception as error:
+        return f"{where}: {type(error).__name__}: {error}"
     finally:
         shutil.rmtree(place)
     return ""
@@ -176,7 +178,7 @@ def _unless_refused(place: Path, name: str, damage: Damage) -> str:
         read = stored_tables if name.startswith("tables/") else stored_summary
     try:
         read(place)
-    except _toy.TemperingError as problem:
+    except TemperingError as problem:
         words = str(problem)
         named = name in words or name == "checksums.json"
         return "" if named and "temper report" in words else f"{name}, {damage}: told of in other words: {words}"
@@ -203,8 +205,8 @@ PROMISE = Promise(
         ),
         Mutation(
             "engine/hardening_card.py",
-            """for path in folder.rglob("*") if""",
-            """for path in folder.rglob("*.safetensors") if""",
+            """file_sha256(path) for path in files_in(folder)}""",
+            """file_sha256(path) for path in files_in(folder) if path.suffix == ".safetensors"}""",
             "of a defended model only the weights are compared, and not its tokenizer",
         ),
         Mutation(

@@ -8,8 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import theilslopes
 
+from tempering.engine.events import Event
+from tempering.engine.plan import make_plan
+from tempering.engine.run import drive
+from tempering.engine.store import RunStore
 from tempering.study import Budget, ProbeSettings
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
@@ -59,9 +64,11 @@ def _watched(units: int, workers: int, long: bool, folder: Path, tally: Tally) -
 
 def soaked(folder: str, units: int, workers: int = 0) -> dict[str, object]:
     """Compute so many attacks, in this process or in workers, and look at it and at them after every window of attacks."""
-    _toy.torch.set_num_threads(1)
+    from support.toy_study import toy_study
+
+    torch.set_num_threads(1)
     root = Path(folder)
-    study = _toy.toy_study(
+    study = toy_study(
         root,
         {"steps": 1},
         seeds=units,
@@ -71,7 +78,7 @@ def soaked(folder: str, units: int, workers: int = 0) -> dict[str, object]:
     looks: list[tuple[float, ...]] = []
     seen, began = 0, time.process_time()
 
-    def on_event(event: _toy.Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal seen, began
         if event.kind != "unit_finished":
             return
@@ -84,7 +91,7 @@ def soaked(folder: str, units: int, workers: int = 0) -> dict[str, object]:
             looks.append((_resident_mib(os.getpid()), _open_files(os.getpid()), 1000 * (now - began) / WINDOW, *of_workers))
             began = time.process_time()
 
-    tables = _toy.drive(_toy.make_plan(study), _toy.RunStore(root / f"run-{workers}"), workers=workers, on_event=on_event)
+    tables = drive(make_plan(study), RunStore(root / f"run-{workers}"), workers=workers, on_event=on_event)
     return {"looks": looks, "units": units + 1, "completed": int((tables.units["status"] == "completed").sum())}
 
 

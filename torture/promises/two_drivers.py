@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tempering.errors import TemperingError
 from torture.promise import Mutation, Promise, Tally
 from torture.promises import _toy
 from torture.promises._children import Child, End, run
@@ -37,7 +40,7 @@ def train(folder: str, directory: str) -> None:
     from support.hardening_jobs import job_of
     from tempering.engine.hardening import train
 
-    _toy.torch.set_num_threads(1)
+    torch.set_num_threads(1)
     train(job_of(Path(folder)), Path(directory), snapshot_seconds=0)
 
 
@@ -57,7 +60,7 @@ def _read(directory: Path) -> str:
     said: list[str] = []
     try:
         _toy.rows(directory, said.append)
-    except _toy.TemperingError as problem:
+    except TemperingError as problem:
         return "" if "; " in str(problem) else str(problem)
     except Exception as problem:
         return f"{type(problem).__name__}: {problem}"

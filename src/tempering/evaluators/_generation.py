@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from tempering.data.asking import PLAIN, Asking
 from tempering.data.batching import collate
@@ -32,13 +32,11 @@ from tempering.data.records import Example
 from tempering.errors import UnusableData
 from tempering.evaluators._lengths import limits, read_whole
 from tempering.evaluators._questions import Question, Thinking
+from tempering.evaluators._watching import CHECK_EVERY, FirstToken, VerdictSettled
 from tempering.models.decoding import GreedyDecoder, Versions, decodable
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
-
-_CHECK_EVERY = 4
-"""Responses are judged for an early stop after so many tokens each; reading text costs as much as a tiny model's step."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ def _decode_batch(greedy: GreedyDecoder, chat: ChatFormat, rows: Sequence[int], 
 
     def done(row: int, added: list[int]) -> bool:
         question = questions[row]
-        return len(added) % _CHECK_EVERY == 0 and question.is_done(chat, question.opening + added)
+        return len(added) % CHECK_EVERY == 0 and question.is_done(chat, question.opening + added)
 
     answers, first = greedy.answers(rows, questions[0].limit, chat.end_ids, done)
     texts = [question.response(chat, question.opening + answer.tokens) for question, answer in zip(questions, answers, strict=True)]
@@ -297,7 +295,7 @@ def _generate_batch(
     decoder: PreTrainedModel, chat: ChatFormat, questions: Sequence[Question], temperature: float, *, in_step: bool = False
 ) -> Responses:
     inputs = _left_padded(decoder, chat, [question.given for question in questions])
-    criterion = _VerdictSettled(chat, questions, inputs["input_ids"].shape[1])
+    criterion = VerdictSettled(chat, questions, inputs["input_ids"].shape[1])
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     configuration = _plain(
         **sampling,
@@ -308,7 +306,7 @@ def _generate_batch(
         pad_token_id=_embedded_pad(decoder, chat),
     )
     generator: Any = decoder  # every causal model is a GenerationMixin, which its base class does not say
-    first = _FirstToken()
+    first = FirstToken()
     output = generator.generate(
         **inputs,
         generation_config=configuration,
@@ -325,61 +323,6 @@ def _generate_batch(
 
 def _plain(**settings: Any) -> GenerationConfig:
     return GenerationConfig(**settings)
-
-
-class _FirstToken(LogitsProcessor):
-    """Changes nothing; keeps the distribution of the first token."""
-
-    log_probabilities: Tensor
-
-    def __init__(self) -> None:
-        self._seen = False
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Note the first scores, shape (rows, vocabulary), and hand them on."""
-        if not self._seen:
-            self._seen = True
-            self.log_probabilities = scores.float().log_softmax(-1).cpu()
-        return scores
-
-
-@dataclass
-class _Row:
-    """One response so far: its tokens up to the end token, the opening's among them, and how many of them settled its verdict."""
-
-    tokens: list[int]
-    ended: bool
-    settled_at: int | None
-
-
-class _VerdictSettled(StoppingCriteria):
-    """Ends a row when nothing that follows can change the verdict on it.
-
-    Rows are cut where they were settled, so that a response does not show how long its neighbours went on.
-    """
-
-    def __init__(self, chat: ChatFormat, questions: Sequence[Question], width: int) -> None:
-        """Watch the responses to these questions; what the model adds starts after ``width`` tokens."""
-        self._chat = chat
-        self._questions = questions
-        self._width = width
-        self._ends = set(chat.end_ids)
-        self._settled: list[int | None] = [None] * len(questions)
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """Which rows need no more tokens: shape (rows,), bool."""
-        length = input_ids.shape[1] - self._width
-        if length % _CHECK_EVERY == 0:
-            for index, row in enumerate(self.rows(input_ids)):
-                if not row.ended and row.settled_at is None and self._questions[index].is_done(self._chat, row.tokens):
-                    self._settled[index] = len(row.tokens)
-        return torch.tensor([length is not None for length in self._settled], device=input_ids.device)
-
-    def rows(self, input_ids: Tensor) -> Iterator[_Row]:
-        """The responses so far, given all tokens, shape (rows, width + response)."""
-        for question, added, settled_at in zip(self._questions, input_ids[:, self._width :].tolist(), self._settled, strict=True):
-            end = next((place for place, token in enumerate(added) if token in self._ends), None)
-            yield _Row(question.opening + added[:end], end is not None, settled_at)
 
 
 @contextmanager

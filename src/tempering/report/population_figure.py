@@ -16,6 +16,7 @@ from tempering.report.axes import log_ticks
 from tempering.report.drawing import Canvas, Panel
 from tempering.report.formatting import Price, dollars, share
 from tempering.report.payers import UNDEFENDED, Payers, allowed, can_pay, many
+from tempering.report.section_words import both_ends
 from tempering.report.style import ATTACK_COLOURS, INK, MUTED, SURFACE, THRESHOLD
 
 _WIDTH, _CURVE, _ROW, _AXIS = 4.3, 1.75, 0.31, 0.95
@@ -137,7 +138,7 @@ def _dot(axes: Axes, x: float, y: float, name: str) -> None:
 def _draw_row(axes: Axes, name: str, price: Price, able: str, place: int) -> None:
     colour = INK if name == UNDEFENDED else _DEFENDED
     note: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "fontsize": 8, "color": INK, "annotation_clip": False}
-    axes.annotate(_short(name), (0, place), xycoords=("axes fraction", "data"), xytext=(0, 3), **note)
+    axes.annotate(both_ends(name, _LONGEST), (0, place), xycoords=("axes fraction", "data"), xytext=(0, 3), **note)
     words = f"{price.middle}: {able}" if price.tried else able
     axes.annotate(words, (1, place), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right", **note)
     axes.axhline(place, color=MUTED, linewidth=0.4, alpha=0.45, zorder=0.5)
@@ -158,8 +159,3 @@ def _draw_row(axes: Axes, name: str, price: Price, able: str, place: int) -> Non
 
 def _arrow(axes: Axes, start: float, end: float, place: float, colour: str) -> None:
     axes.annotate("", (end, place), (start, place), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0})
-
-
-def _short(name: str) -> str:
-    """A name that has room beside its price: its beginning and its end, which is where long names differ."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 14]}…{name[-13:]}"

@@ -14,10 +14,15 @@ from tempering.report.axes import log_ticks
 from tempering.report.drawing import Canvas, Drawing, Panel
 from tempering.report.formatting import Price
 from tempering.report.rows import PriceRow, group_title, groups
+from tempering.report.section_words import both_ends
 from tempering.report.style import INK, MUTED, SURFACE, Look
 
 AMOUNTS = {"usd": "Dollars", "flops": "FLOPs", "steps": "Optimizer steps", "examples": "Distinct examples", "queries": "Prompts sent"}
 """What the comparison of prices counts, as a sentence begins with it."""
+_LONGEST = 42
+"""Characters of a name that have room beside a price; what is wider than the panel would leave its axes no width at all."""
+_LONGEST_ALONE = 58
+"""Likewise of a name that has its line to itself."""
 
 
 def draw_prices(rows: list[PriceRow], look: dict[str, Look], suffix: str = "", currencies: Sequence[str] = ("usd",)) -> Drawing:
@@ -62,7 +67,7 @@ def _draw_prices(canvas: Canvas, *, rows: list[PriceRow], look: dict[str, Look],
         group = (row.model, row.defense)
         if several and group != last_group:
             axes.annotate(
-                group_title(*group),
+                both_ends(group_title(*group), _LONGEST_ALONE),
                 (0, position),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -87,7 +92,7 @@ def _ends(row: PriceRow, currency: str) -> tuple[float, ...]:
 
 def _draw_price(axes: Axes, row: PriceRow, price: Price, position: float, look: Look, right: float) -> None:
     axes.annotate(
-        row.attack,
+        both_ends(row.attack, _LONGEST),
         (0, position),
         xycoords=("axes fraction", "data"),
         xytext=(0, 7),

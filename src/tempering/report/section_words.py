@@ -18,6 +18,11 @@ def shortened(name: str, longest: int = _LONGEST) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}…"
 
 
+def both_ends(name: str, longest: int) -> str:
+    """A name that fits a drawing, its beginning and its end, which is where long names differ and where a file's class stands."""
+    return name if len(name) <= longest else f"{name[: longest - 14]}…{name[-13:]}"
+
+
 def titled(defense: str) -> str:
     """A defence as a reader meets it; the control is "undefended"."""
     return "undefended" if defense in ("", CONTROL) else defense

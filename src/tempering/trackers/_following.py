@@ -8,15 +8,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, cast
+from typing import Any, Self, TextIO, cast
 
 from tempering.engine.events import Event
 from tempering.redaction import anonymous
 from tempering.trackers._contract import Ending, Facts, Tracker
-from tempering.trackers._telling import facts_of, price_values, probe_values, unit_names
-
-if TYPE_CHECKING:
-    from tempering.engine.units import Plan
+from tempering.trackers._telling import Followed, probe_values, training_values
 
 Watcher = Callable[[Event], None]
 
@@ -26,6 +23,7 @@ _PATIENCE = 120.0
 _WAITING = 100_000
 """Messages that may wait for a tracker that does not keep up; those after them are left out, and it is told."""
 
+_MEASURED = {"probe": probe_values, "training": training_values}
 _COUNTED = ("planned", "unit_finished", "unit_failed", "unit_reused", "left_out", "finished")
 
 
@@ -33,20 +31,19 @@ class Following:
     """Tells trackers what happens. Use it as a context manager around the run, and hand :attr:`on_event` to the engine."""
 
     def __init__(
-        self, trackers: Sequence[Tracker], plan: Plan, directory: Path, on_event: Watcher | None = None, *, patience: float = _PATIENCE
+        self, trackers: Sequence[Tracker], followed: Followed, on_event: Watcher | None = None, *, patience: float = _PATIENCE
     ) -> None:
         """Prepare; nothing is started before the engine has planned, so that the run directory is there.
 
         Args:
             trackers: from :func:`tempering.trackers.chosen`.
-            plan: of the run.
-            directory: the run directory; trackers may keep files in its folder ``trackers``.
+            followed: what is followed, and where trackers may keep files.
             on_event: is told everything first, and the trackers' own warnings.
             patience: seconds that they are waited for at the end.
         """
         self._tell = on_event or (lambda event: None)
         self._patience = patience
-        self._names, self._facts, self._folder = unit_names(plan), facts_of(plan), directory / "trackers"
+        self._followed = followed
         self._lines = [_Line(tracker) for tracker in trackers]
         self._failed = self._messages = 0
         self._ending: Ending = "finished"
@@ -66,9 +63,9 @@ class Following:
             return
         if event.kind == "planned":
             for line in self._lines:
-                line.start(self._facts, self._folder)
-        if event.kind == "probe" and (values := probe_values(event)):
-            name = self._names.get(event.unit, event.unit[:12])
+                line.start(self._followed.facts, self._followed.folder)
+        if event.kind in _MEASURED and (values := _MEASURED[event.kind](event)):
+            name = self._followed.names.get(event.unit, event.unit[:12])
             self._each(lambda tracker: tracker.probe(name, event.steps_done, values))
         self._failed += event.kind == "unit_failed"
         if event.kind in _COUNTED:
@@ -77,9 +74,8 @@ class Following:
             self._each(lambda tracker: tracker.progress(number, counts))
         self._pass_on()
 
-    def results(self, summary: Mapping[str, Any]) -> None:
-        """Tell the trackers the prices of the run."""
-        values = price_values(summary)
+    def results(self, values: Mapping[str, float]) -> None:
+        """Tell the trackers what came of it: the prices of a run, the measurements of a card."""
         if values:
             self._each(lambda tracker: tracker.results(values))
 

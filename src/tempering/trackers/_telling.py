@@ -1,4 +1,4 @@
-"""What is told to trackers of a run: out of the plan, the engine's events and the report's summary, and nothing else.
+"""What is told to trackers of a run or a hardening: out of the plan, the engine's events and the report's summary or the card's record.
 
 Only names, counts and measurements go out: never a prompt, a completion, a weight, the text of an error, a path or a method's settings.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.redaction import anonymous
@@ -15,7 +17,47 @@ from tempering.trackers._contract import Facts, key
 
 if TYPE_CHECKING:
     from tempering.engine.events import Event
+    from tempering.engine.hardening_job import HardeningJob
     from tempering.engine.units import Plan, Unit
+
+POINTS = 200
+"""Of a training's losses, so many are told at most; a service draws no more, and one that writes slowly keeps up."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What trackers follow.
+
+    Attributes:
+        facts: what they are told before it starts.
+        names: what each unit is called in keys, by its hash.
+        folder: where they may keep files; made when something is put there.
+    """
+
+    facts: Facts
+    names: Mapping[str, str]
+    folder: Path
+
+
+def followed_run(plan: Plan, directory: Path) -> Followed:
+    """A run, whose trackers keep their files in the folder ``trackers`` of its directory."""
+    return Followed(facts_of(plan), unit_names(plan), directory / "trackers")
+
+
+def followed_hardening(job: HardeningJob, title: str, directory: Path) -> Followed:
+    """A hardening; its trackers' files lie beside the model, since in its directory is nothing but what its card names."""
+    defense = key(_bare(title))
+    settings: dict[str, str | int | float] = {
+        "tempering": version("tempering"),
+        "job_digest": job.hash,
+        "models": anonymous(_short(job.model.reference)),
+        "model_digests": job.model_digest[:16],
+        "defenses": defense,
+        "seed": job.seed,
+        "utility_floor": job.floor,
+    }
+    facts = Facts(f"harden-{key(_short(job.model.reference)).replace('/', '-')}-{defense}", job.hash, settings)
+    return Followed(facts, {job.hash: f"{defense}/hardening/seed {job.seed}"}, directory.with_name(f"{directory.name}.trackers"))
 
 
 def facts_of(plan: Plan) -> Facts:
@@ -89,6 +131,23 @@ def price_values(summary: Mapping[str, Any]) -> dict[str, float]:
     return finite_values(found)
 
 
+def training_values(event: Event) -> dict[str, float]:
+    """What a training has come to; nothing for steps between those that are told."""
+    every = max(1, -(-event.steps_total // POINTS))
+    is_told = event.steps_done % every == 0 or event.steps_done == event.steps_total or event.message
+    return finite_values({key(name): value for name, value in event.measurements.items()}) if is_told else {}
+
+
+def card_values(record: Mapping[str, Any]) -> dict[str, float]:
+    """The measurements of a card, as ``before/<measure>`` and ``after/<measure>`` with their intervals, and what the training used."""
+    found: dict[str, Any] = {f"spend/{name}": value for name, value in record["spend"].items()}
+    for when, measured in (record["measurements"] or {}).items():
+        for name, share in measured.items():
+            found |= {f"{when}/{name}{suffix}": share[field] for suffix, field in _BOUNDS.items()}
+    return finite_values(found)
+
+
+_BOUNDS = {"": "value", " low": "low", " high": "high"}
 _SUFFIXES = {"": "median", " low": "low", " high": "high", " exceeds": "exceeds"}
 
 
