@@ -3,8 +3,8 @@
     python benchmarks/tar_floor.py                 a few minutes on one core, on Linux
 
 **Time.** The floor of an outer step with K inner steps is K + K/4 + 1 forward and backward passes, timed alone: the rows of that very
-step once more, K batches of the adversary's, K/4 of x_TR, and the step's retain batch (in the pieces of similar length that ours takes
-it in), on a model whose gradients are cleared before each pass. Ours is the whole outer step as the hardening loop runs it: drawing and
+step once more, K batches of the adversary's, K/4 of x_TR, and the step's retain batch (batches in the pieces that ours takes them
+in), on a model whose gradients are cleared before each pass. Ours is the whole outer step as the hardening loop runs it: drawing and
 encoding, resetting the working model, the adversary's clipping and AdamW, the looks, the reference's pass for the representation term,
 the outer clipping and AdamW. Floor and outer step take turns, so that a busy machine slows both; the figure is the median of the
 floor's share of the outer step, with its interval; the goal is an outer step of at most 1.25 floors, a share of 0.8. Seconds are those
