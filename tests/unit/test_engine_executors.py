@@ -86,6 +86,7 @@ def test_the_choice_is_in_no_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("tempering.running.plan_study", lambda study, divided=False: SimpleNamespace(targets=()))
     unfollowed = SimpleNamespace(on_event=None, results=lambda summary: None)
     monkeypatch.setattr("tempering.running.Following", lambda *_: nullcontext(unfollowed))
+    monkeypatch.setattr("tempering.running.followed_run", lambda plan, directory: None)
     monkeypatch.setattr("tempering.running.make_report", lambda directory: SimpleNamespace(summary={}))
     api.audit("organism:tiny", attacks="prefilling", executor=api.executor_choice("slurm", slurm="cpus=3"), out=tmp_path)
     assert given["executor"] == ExecutorChoice(name="slurm", slurm=SlurmSettings(cpus=3))
