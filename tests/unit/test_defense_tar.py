@@ -263,3 +263,9 @@ def test_rows_of_very_different_lengths_are_read_apart(lengths: list[int], piece
     rows = Rows(tuple(Encoded([0] * length, [0] * length) for length in lengths), tuple(map(str, lengths)), 0)
     assert [piece.lengths for piece in in_pieces(rows)] == pieces
     assert all(list(piece.identities) == [str(length) for length in piece.lengths] for piece in in_pieces(rows))
+
+
+@pytest.mark.parametrize("inner_steps", [0, 4])
+def test_an_adversary_that_there_is_not_is_found_when_the_study_is_read(inner_steps: int) -> None:
+    with pytest.raises(UnknownName, match="no attack named 'full_finetun'; did you mean 'full_finetune'"):
+        registry.create("defenses", "tar", {"adversaries": [{"name": "full_finetun"}], "inner_steps": inner_steps})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -234,6 +235,28 @@ def test_memory_that_this_machine_does_not_have_is_an_outcome(folder: Path, tmp_
     result = Worker(tmp_path).run(only(comparison(folder, seeds=1), "harden", "firm"))
     assert result.status == "failed"
     assert "0.0039 MiB are free; train adapters with --lora" in result.error
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.ESTALE, True), (errno.ENOENT, False)])
+def test_a_hardened_model_that_cannot_be_read_for_the_moment_has_not_failed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, ends: bool
+) -> None:
+    unit = only(comparison(folder, seeds=1), "harden", "firm")
+
+    def unreadable(*_: object) -> None:
+        try:
+            raise OSError(number, "")
+        except OSError:
+            raise UnusableModel("cannot read it") from None
+
+    with monkeypatch.context() as broken:
+        broken.setattr(working, "load_defended", unreadable)
+        if ends:
+            with pytest.raises(StoreProblem, match=r"cannot train in .*: Stale file handle"):
+                Worker(tmp_path).run(unit)
+        else:
+            assert Worker(tmp_path).run(unit).status == "failed"
+    assert Worker(tmp_path).run(unit).status == "completed"
 
 
 def test_the_floor_is_handed_to_the_training(folder: Path) -> None:

@@ -59,7 +59,7 @@ def _commands(folder: Path, long: bool) -> list[tuple[list[str], tuple[int, ...]
         f"models: [{{reference: {sound}, unguarded: {other}, device: cpu}}]\nattacks: [prefilling]\nseeds: 1\n"
         f"data: {{reference: {data}}}\nprobes: {{prompts: 2}}\n"
     )
-    (folder / "few.yaml").write_text("training: {steps: 2}\n")
+    (folder / "few.yaml").write_text("steps: 2\n")
     study = str(folder / "study.yaml")
     room = Room(folder / "sound", folder / "mark", folder / "sound", folder / "adapters")
     room.beside.mkdir()

@@ -59,7 +59,7 @@ def _cases(toys: Path, out: Path, named: dict[str, str]) -> Iterator[_Case]:
     yield _Case(("compare", *model, "--defenses", "refusal_sft", "--attacks", attack, "--out", out), out)
     yield _Case(("harden", *model, "--defense", defense, "--out", out), out)
     chain = {"name": "chain", "config": {"steps": ["full_finetune", attack]}}
-    inner = {"name": "tar", "config": {"adversaries": [{"name": attack}]}}
+    inner = {"name": "tar", "config": {"adversaries": [{"name": attack}], "refusals": ["no, i can not say that."]}}
     probes = {"prompts": 4, "max_new_tokens": 3, "evaluators": ["harm", "utility", evaluator]}
     changes: tuple[dict[str, Any], ...] = (
         {"attacks": [attack]},

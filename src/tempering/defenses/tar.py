@@ -17,7 +17,7 @@ from tempering.defenses._tar_adversaries import Adversaries, AdversaryChoice, Da
 from tempering.defenses._tar_mapping import MappingTraining
 from tempering.defenses._tar_training import Lessons, Outer, TamperResistance
 from tempering.models import Target
-from tempering.settings import Choices, OnlyIf, Range
+from tempering.settings import Choices, OnlyIf, Range, Settings
 from tempering.training import Stage
 
 GROWTH = 0.0625
@@ -135,6 +135,19 @@ class Tar(Defense):
     resists: ClassVar[tuple[str, ...]] = ("full_finetune",)
     claimed: ClassVar[Claimed | None] = Claimed.WITHSTANDS
 
+    def __init__(self, config: Settings) -> None:
+        """Make the adversaries once, so that a wrong name or setting of one is found when a study is read.
+
+        Args:
+            config: validated.
+
+        Raises:
+            InvalidStudy: an adversary is set wrongly, or needs documents.
+            UnknownName: there is no such attack.
+        """
+        super().__init__(config)
+        self.adversaries()
+
     @property
     def withholds(self) -> str:  # type: ignore[override]
         """As its settings say."""
@@ -144,8 +157,6 @@ class Tar(Defense):
         """Random mapping and TAR for knowledge, TAR and recovery for refusal.
 
         Raises:
-            InvalidStudy: an adversary is set wrongly, or needs documents.
-            UnknownName: there is no such attack.
             UnusableModel: the tokenizer does not know every word of a refusal.
         """
         config: Tar.Config = self.config

@@ -17,11 +17,12 @@ from tempering.attacks._contract import FineTuningAttack
 from tempering.engine.course import Course, Notify
 from tempering.engine.driving import exceeds, explain, is_large, is_out_of_memory, randomness, release_memory, staying
 from tempering.engine.environment import available_memory, usable_cores
+from tempering.engine.machine import refuse_trouble
 from tempering.engine.ready import Ready
 from tempering.engine.results import NO_SPEND, Status, UnitResult
 from tempering.engine.units import Unit
 from tempering.engine.worker import Worker
-from tempering.errors import JudgeUnavailable
+from tempering.errors import JudgeUnavailable, StoreProblem
 from tempering.evaluators._contract import Subject, examine
 from tempering.evaluators._together import ask_together
 from tempering.judges._panel import panel_of
@@ -191,7 +192,7 @@ def _as_cohort(worker: Worker, units: Sequence[Unit], notify: Callable[[Unit], N
                     yield left[run].unit, left.pop(run).result((time.perf_counter() - started) / len(units))
             for seat in left.values():  # whose last step is none of those at which they are looked at
                 yield seat.unit, seat.result((time.perf_counter() - started) / len(units))
-    except (CannotStack, JudgeUnavailable):
+    except (CannotStack, JudgeUnavailable, StoreProblem):
         raise
     except Exception as error:
         worker.forget_model()  # something may have left hooks on it
@@ -249,5 +250,6 @@ def _examined(cohort: Cohort, seat: _Seat, look: Look, subject: Subject) -> dict
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, JudgeUnavailable):
             raise
+        refuse_trouble(error, f"go on with {seat.unit.work.attack_name}")
         seat.end("failed", explain(error))
         return None

@@ -13,6 +13,7 @@ from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
 from tempering.data.records import AttackerView, EvaluatorView
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, randomness, release_memory
+from tempering.engine.machine import refuse_trouble
 from tempering.engine.nearness import Scale
 from tempering.engine.results import Outcome, SearchResult, Trial, one_line
 from tempering.engine.search import OpenTrial, Search
@@ -138,10 +139,10 @@ class _Run:
             ended, error = end.outcome, one_line(str(end) or end.outcome)
         except JudgeUnavailable:
             raise
-        except (TemperingError, NonFiniteLoss) as problem:  # settings that do not go together, or do not converge
-            ended, error = "failed", explain(problem)
         except Exception as problem:
-            self.bench.give_up()
+            refuse_trouble(problem, f"go on with {self.unit.work.attack_name}")
+            if not isinstance(problem, (TemperingError, NonFiniteLoss)):  # settings that do not go together, or do not converge, do no harm
+                self.bench.give_up()
             ended, error = "failed", explain(problem)
         release_memory(self.large)
         return self.search.close(trial, ended, error=error, spend=meter.spend().as_row(), checks=checks.spend().as_row())

@@ -23,9 +23,9 @@ from tempering.data.records import AttackerView, EvaluatorView
 from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory, staying
-from tempering.engine.files import MACHINE_TROUBLE
 from tempering.engine.holding import Holding
 from tempering.engine.keeping import Keeper
+from tempering.engine.machine import refuse_trouble
 from tempering.engine.nearness import Scale
 from tempering.engine.placement import NOTHING, Keeping
 from tempering.engine.ready import Ready
@@ -159,6 +159,7 @@ class Worker:
             raise
         except Exception as error:
             self.forget_model()  # a crashed attack may have left hooks on it
+            refuse_trouble(error, f"go on with {unit.work.attack_name}")
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
@@ -201,13 +202,10 @@ class Worker:
                 measurements = examine(subject, evaluators)
         except (StoreProblem, JudgeUnavailable, MemoryShortage):  # a moment later, the same may have an outcome
             raise
-        except TemperingError as error:
-            return "failed", one_line(str(error))
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in MACHINE_TROUBLE:  # the disk has failed, and not the defence
-                raise StoreProblem(
-                    f"cannot train in {self._models}: {error.strerror}", "see to the disk, then give the command again"
-                ) from error
+            refuse_trouble(error, f"train in {self._models}")
+            if isinstance(error, TemperingError):
+                return "failed", one_line(str(error))
             self.forget_model()
             return "failed", explain(error)
         finally:
@@ -233,6 +231,7 @@ class Worker:
                     course.record(course.meter.spend(), examination.of(moment.model), {"loss": moment.loss})
         except Exception as error:
             self.forget_model()
+            refuse_trouble(error, "teach what an honest user would")
             return "failed", explain(error)
         finally:
             release_memory(is_large(target))
