@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempering.engine.agenda import dependents
+from tempering.engine.machine import refuse_trouble
 from tempering.engine.units import Plan, Skipped, Unit
 from tempering.errors import LeftAlone, StoreProblem, UnusableModel
 from tempering.models import Target, load
@@ -93,7 +94,7 @@ def load_defended(unit: Unit, models: Path) -> Target:
 
     Raises:
         UnusableModel: it is gone, or not the one that was trained.
-        StoreProblem: its files are not as they were written.
+        StoreProblem: its files are not as they were written, or the disk has failed.
     """
     from tempering.engine.hardening import finished
 
@@ -101,7 +102,12 @@ def load_defended(unit: Unit, models: Path) -> Target:
     hardened = finished(job_of(unit), place)
     if hardened is None:
         raise UnusableModel(f"the model hardened by {unit.work.defense_name} with seed {unit.seed} is gone from {place}", _RESUME)
-    target = load(str(place), dtype=unit.work.dtype, device=choice.device, trust_remote_code=choice.trust_remote_code, system=choice.system)
+    trusted, device, system = choice.trust_remote_code, choice.device, choice.system
+    try:
+        target = load(str(place), dtype=unit.work.dtype, device=device, trust_remote_code=trusted, system=system)
+    except Exception as error:
+        refuse_trouble(error, f"read the hardened model in {place}")
+        raise
     if target.digest != hardened.record["digest"]:
         raise UnusableModel(f"the hardened model in {place} is not the one that was trained", f"remove that directory; {_RESUME}")
     return replace(target, reference=choice.title)
