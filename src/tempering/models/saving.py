@@ -15,10 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tempering.errors import StoreProblem
 from tempering.models.belonging import names_in
+from tempering.models.inspection import INDEX
 from tempering.models.quiet import quiet_libraries
 from tempering.partial import PARTIAL, REPLACED, bring_back, sync
-
-SHARDS = "model.safetensors.index.json"
 
 
 def save(
@@ -70,8 +69,8 @@ def files_in(folder: Path) -> list[Path]:
     A network file system may list a file late that is there already; one left out here would be neither flushed nor sealed.
     """
     names = names_in(folder)
-    if SHARDS in names:
-        names |= set(json.loads((folder / SHARDS).read_bytes())["weight_map"].values())
+    if INDEX in names:
+        names |= set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
     return sorted({path for path in (*folder.rglob("*"), *(folder / name for name in names)) if path.is_file()})
 
 
