@@ -19,15 +19,24 @@ MARK = "TEMPERING_TEST_CLUSTER"
 def ray_cluster(*cpus: int) -> Iterator[Any]:
     """A cluster with a head that computes nothing and a node of so many cores each; everything in it has ended when the block does.
 
-    The nodes' cache of organisms is empty, so that they have only what they are sent.
+    The nodes' cache of organisms is empty, so that they have only what they are sent, and the system's temporary directory is to them one
+    of the cluster's own, ``cluster.scratch``: other clusters of this machine leave and remove things in the usual one.
     """
     mark, folder = uuid.uuid4().hex, Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets' names are limited to 107 characters
-    settings = {MARK: mark, "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "TEMPERING_CACHE": str(folder / "none")}
+    (scratch := folder / "scratch").mkdir()
+    settings = {
+        MARK: mark,
+        "RAY_TMPDIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TEMPERING_CACHE": str(folder / "none"),
+        "TMPDIR": str(scratch),
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.scratch = scratch
     try:
         for count in cpus:
             cluster.add_node(num_cpus=count)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,7 @@ def test_a_study_outlives_a_worker_and_a_node_and_uses_one_that_joins(
     assert any("Nudge seed 0" in message and "tried once more" in message for message in warnings), warnings
     assert (tmp_path / "died").exists()
     assert len(set(staffed)) == 4
-    assert {path.name[-16:] for path in Path(tempfile.gettempdir()).glob("tempering-ray-*")} <= {doomed.node_id[:16]}
+    assert {path.name[-16:] for path in cluster.scratch.glob("tempering-ray-*")} <= {doomed.node_id[:16]}
 
 
 def test_a_worker_trains_its_units_together(cluster: Any, tmp_path: Path) -> None:
@@ -188,7 +187,7 @@ def test_a_driver_that_is_killed_or_interrupted_is_followed_by_one_that_goes_on(
     resumed = execute(plan, tmp_path / "run", executor=on_ray(cluster), on_event=events.append)
     assert [event.kind for event in events].count("unit_reused") == done[-1]
     assert_same_rows(resumed, execute(plan, tmp_path / "whole", workers=0))
-    assert not list(Path(tempfile.gettempdir()).glob("tempering-ray-*"))  # what the one that was killed left behind too
+    assert not list(cluster.scratch.glob("tempering-ray-*"))  # what the one that was killed left behind too
 
 
 def test_a_unit_that_kills_its_worker_every_time_counts_as_failed(cluster: Any, tmp_path: Path) -> None:

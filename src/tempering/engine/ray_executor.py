@@ -31,8 +31,8 @@ from tempering.errors import TemperingError
 SURVEY_SECONDS = 1.0
 """How long the driver waits for words of its workers before it asks the cluster what nodes it has."""
 
-CLEARING_SECONDS = 10.0
-"""How long nodes may take to remove what they were sent."""
+CLEARING_SECONDS = 60.0
+"""How long nodes may take to remove what they were sent; a busy node takes many seconds to start the process that does it."""
 
 
 @dataclass(frozen=True)

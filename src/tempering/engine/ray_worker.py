@@ -12,6 +12,7 @@ import queue
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Any
 
 PREFIX = "tempering-ray-"
 """How the folders of runs on a node begin, in the system's temporary directory."""
+
+ENDING_SECONDS = 10.0
+"""How long workers that were told to end may take for it."""
 
 WAITING = 4
 """Messages, files' pieces among them, that units may be ahead of what Ray has taken."""
@@ -137,8 +141,26 @@ def folder_of(run: str) -> Path:
 
 
 def clear(run: str) -> None:
-    """Remove what a run brought to this node and made of it; the run is over."""
-    shutil.rmtree(folder_of(run), ignore_errors=True)
+    """Remove what a run brought to this node and made of it; the run is over, and its workers are told to end."""
+    folder = folder_of(run)
+    with suppress(OSError):
+        handle = os.open(folder / ".in-use", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _wait_until_unused(handle)
+        finally:
+            os.close(handle)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_unused(handle: int) -> None:
+    """Wait for the workers to be gone, though not forever: one that is still writing would put back what is removed."""
+    end = time.monotonic() + ENDING_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)
 
 
 def hold(folder: Path) -> int:
