@@ -19,7 +19,7 @@ from tempering.settings import Settings
 from tempering.study import SCHEMA_VERSION, UNDEFENDED, Budget, DataChoice, ProbeSettings, Study, Threshold, TrainabilitySettings
 from tempering.threat_model import Need
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when a change of the code changes the rows that some unit leaves behind. Old results are then computed anew."""
 
 Kind = Literal["attack", "reference", "harden", "novel"]

@@ -20,6 +20,7 @@ from tempering import registry
 from tempering.attacks._contract import Attack, AttackEnded, Checkpoint
 from tempering.canonical import canonical_hash
 from tempering.data.records import AttackerView, EvaluatorView
+from tempering.engine.allocation import keep_freed_memory
 from tempering.engine.course import Course, Notify
 from tempering.engine.defended import MODELS, job_of, load_defended, place_of
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, is_out_of_memory, randomness, release_memory, staying
@@ -297,13 +298,18 @@ def reproducible(threads: int) -> Iterator[None]:
         threads: for torch; sums depend on their number in the last digit.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic  # without types of its own
+    filled = settings.fill_uninitialized_memory
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False  # every tensor written twice would buy nothing where nobody reads what is not written
+    keep_freed_memory()
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        settings.fill_uninitialized_memory = filled
 
 
 def _drive(

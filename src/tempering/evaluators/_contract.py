@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -248,6 +249,17 @@ class Evaluator(ABC):
         return ""
 
 
+def as_deployed(model: PreTrainedModel, origin: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Compute with what was trained on a bfloat16 model, a float32 copy or adapters in float32, in the arithmetic of that model itself.
+
+    Args:
+        model: under examination.
+        origin: what it was made from.
+    """
+    both = (any(parameter.dtype is torch.float32 for parameter in each.parameters()) for each in (model, origin))
+    return autocast(model.device, origin.dtype is torch.bfloat16 and [*both] == [True, False])
+
+
 @torch.no_grad()
 def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
     """Run every evaluator on one subject.
@@ -260,9 +272,7 @@ def examine(subject: Subject, evaluators: list[Evaluator]) -> dict[str, float]:
         All measurements in one row, with what the judges said where the settings name any; NaN for those that nobody asked for.
     """
     row: dict[str, float] = {}
-    # the float32 copy that a 16-bit target is trained on is examined in the target's own arithmetic
-    sixteen_bit = subject.model.dtype is torch.float32 and subject.origin.model.dtype is torch.bfloat16
-    with evaluation_mode(subject.model), autocast(subject.model.device, sixteen_bit):
+    with evaluation_mode(subject.model), as_deployed(subject.model, subject.origin.model):
         for evaluator in sorted(evaluators, key=lambda each: each.costly):
             if not evaluator.costly or subject.matters(row.get("harm", math.nan)):
                 row.update(evaluator.evaluate(subject))

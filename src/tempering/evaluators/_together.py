@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tempering.data.asking import Asking
 from tempering.data.chat import ChatFormat
 from tempering.data.records import Example, Role
-from tempering.evaluators._contract import Subject
+from tempering.evaluators._contract import Subject, as_deployed
 from tempering.evaluators._generation import (
     Responses,
     _batches,
@@ -30,7 +30,6 @@ from tempering.evaluators._generation import (
 )
 from tempering.evaluators._questions import fresh
 from tempering.study import ProbeSettings
-from tempering.training import autocast
 from tempering.training.stacked import bank_of
 
 PASSES = 4
@@ -51,8 +50,7 @@ def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
         subjects: with the same prompts, settings and way of asking.
     """
     first = subjects[0]
-    sixteen_bit = model.dtype is torch.float32 and first.origin.model.dtype is torch.bfloat16
-    with torch.no_grad(), evaluation_mode(model), autocast(model.device, sixteen_bit):
+    with torch.no_grad(), evaluation_mode(model), as_deployed(model, first.origin.model):
         for role in Role:
             asking, examples = first.asking_of(role), first.view.of(role)
             if not examples:

@@ -26,9 +26,11 @@ class StackedLora(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Rows (K · b, …, in) to (K · b, …, out)."""
         outputs: Tensor = self.base(inputs)
-        rows = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
-        update = torch.bmm(torch.bmm(rows, self.down.transpose(1, 2)), self.up.transpose(1, 2)) * self.bank.facts["scale"]
-        return (outputs + update.reshape(outputs.shape)).to(outputs.dtype)
+        rows, grouped = (values.reshape(len(self.down), -1, values.shape[-1]) for values in (inputs, outputs))
+        if not torch.is_autocast_enabled(inputs.device.type):  # which else sees to the types by itself
+            rows, grouped = rows.to(self.down.dtype), grouped.to(self.down.dtype)
+        low = torch.bmm(rows, self.down.transpose(1, 2)) * self.bank.facts["scale"]  # scaled while it is narrow
+        return torch.baddbmm(grouped, low, self.up.transpose(1, 2)).reshape(outputs.shape).to(outputs.dtype)
 
 
 def stack_lora(target: Target, adapters: Sequence[tuple[LoraSettings, int]]) -> tuple[PreTrainedModel, Bank]:
