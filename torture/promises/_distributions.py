@@ -129,7 +129,7 @@ def install(site: Path, distribution: str, points: Mapping[str, Mapping[str, str
     """
     for name, text in modules.items():
         (site / f"{name}.py").write_text(MARK + text, encoding="utf-8")
-    folder = site / f"{distribution}-1.0.dist-info"
+    folder = site / f"{distribution.replace('-', '_')}-1.0.dist-info"  # as pip writes it; of two with one beginning Python would see one
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
     groups = [f"[tempering.{kind}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items()) for kind, named in points.items()]
