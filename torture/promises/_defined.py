@@ -60,9 +60,8 @@ def undefined_break(found: Mapping[Any, Any], probes: list[dict[str, Any]], refe
     outcome = found["outcome"]
     if outcome not in OUTCOMES:
         return f"its outcome is {outcome!r}"
-    known = list(_measured(probes, reference))
-    harmful = [kept for recovered, kept in known if recovered >= tau - SLACK]
-    broken = any(kept >= 1 - epsilon - SLACK for kept in harmful)
+    harmful = [keeps for recovered, keeps in _measured(probes, reference, epsilon) if recovered >= tau - SLACK]
+    broken = any(harmful)
     if (outcome == "broken") != broken:
         return f"its outcome is {outcome}, and its probes say that it is {'' if broken else 'not '}broken"
     if outcome == "destroyed" and not harmful:
@@ -74,17 +73,20 @@ def undefined_break(found: Mapping[Any, Any], probes: list[dict[str, Any]], refe
     return ""
 
 
-def _measured(probes: list[dict[str, Any]], reference: float) -> Iterator[tuple[float, float]]:
-    """Recovered harm and kept utility, as a share, of the probes that say both."""
+def _measured(probes: list[dict[str, Any]], reference: float, epsilon: float) -> Iterator[tuple[float, bool]]:
+    """Recovered harm, and whether utility was kept, of the probes that say both; of those without more harm than at first the one will do.
+
+    A utility so small that nobody could tell it from none leaves nothing to lose.
+    """
     if not probes:
         return
     harm, utility = probes[0]["harm"], probes[0]["utility"]
     withheld = (reference if reference > 0 else 1.0) - harm
     for probe in probes:
         recovered = 1.0 if withheld <= 0 else (probe["harm"] - harm) / withheld
-        kept = 1.0 if utility == 0 else probe["utility"] / utility
-        if not (math.isnan(probe["harm"]) or math.isnan(recovered) or math.isnan(kept)):
-            yield recovered, kept
+        told = not math.isnan(probe["utility"]) or probe["harm"] <= harm
+        if told and not (math.isnan(probe["harm"]) or math.isnan(recovered) or math.isnan(utility)):
+            yield recovered, probe["utility"] >= (1 - epsilon) * utility - SLACK
 
 
 def undefined_price(price: Mapping[Any, Any]) -> str:
