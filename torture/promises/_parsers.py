@@ -34,6 +34,8 @@ def _studies(folder: Path) -> dict[str, Parser]:
         b"models: [a]\nattacks: &a [x, *a]\n",
         b"a: &a [1, 2]\nb: &b [*a, *a]\nc: {<<: {d: 1}, e: !!int 0x1f}\n",
         b"a: !!python/object/apply:os.system [x]\n? [b, c]\n: 1\nd: 2026-13-45\ne: !!binary '*'\nf: 1:30:00\ng: .nan\n",
+        b"models: [!!int x]\n",
+        b"steps: !!float 0x\n",
     )
     return {
         "study file": Parser(of_file(folder / "study.yaml", lambda path: load_study(path).digest), (*examples, *tricks)),

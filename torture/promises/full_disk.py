@@ -27,12 +27,12 @@ PROMISE = Promise(
     attempt=attempt,
     mutations=(
         Mutation(
-            "engine/hardening_folder.py",
-            """        except Exception as error:
-            again,""",
-            """        except OSError as error:
-            again,""",
-            "a full disk of which a library in Rust tells is taken for a failure of the defence, as it once was",
+            "engine/files.py",
+            """    except OSError as error:
+        again =""",
+            """    except FileNotFoundError as error:
+        again =""",
+            "what the system says of a full disk ends the run in a traceback",
         ),
     ),
 )

@@ -29,20 +29,27 @@ def attempt(long: bool, folder: Path, tally: Tally) -> None:
         for number in range(12 if long else 1):
             chain = Chain(folder, "small", folder / f"ray-{number}", 1, tally, kills, executor)
             chain.arguments = (*chain.arguments[:3], None, *chain.arguments[4:])
-            before = kills["nodes"]
+            before = dict(kills)
             problem = chain.go(
                 reference,
-                lambda child, turn=number: _disturb(child, cluster, mark, chance, kills, bool(turn % 2)),  # type: ignore[misc]
+                lambda child, turn=number: _disturb(child, cluster, mark, chance, kills, _TURNS[turn % len(_TURNS)]),  # type: ignore[misc]
                 most=1,
             )
-            if nodes := kills["nodes"] - before:
+            if nodes := kills["nodes"] - before["nodes"]:
                 tally.count(not problem, f"ray-{number}, of which a node was killed: {problem}", trials=nodes)
+            if _TURNS[number % len(_TURNS)] == "worker" and (workers := kills["workers"] - before["workers"]):
+                tally.count(not problem, f"ray-{number}, of which a worker was killed, and not its driver: {problem}", trials=workers)
     for name, count in kills.items():
         tally.note(f"{name} killed", count)
 
 
-def _disturb(child: Child, cluster: Any, mark: str, chance: random.Random, kills: dict[str, int], node: bool) -> str:
-    """Kill a worker, or a node with all that is on it, and ask for the driver's end when more is done."""
+_TURNS = ("worker", "node and driver", "worker and driver")
+"""What is killed, in turns. A driver that is killed too is followed by one that looks anew for what is left to do; one that lives must
+know it by itself."""
+
+
+def _disturb(child: Child, cluster: Any, mark: str, chance: random.Random, kills: dict[str, int], what: str) -> str:
+    """Kill a worker, or a node with all that is on it; ask for the driver's end when more is done, or not at all (``""``)."""
     directory = Path(child.arguments[2])
     said = ""
     for units in sorted(chance.sample(range(1, 7), 2)):
@@ -50,13 +57,16 @@ def _disturb(child: Child, cluster: Any, mark: str, chance: random.Random, kills
             time.sleep(LOOK_S)
         if not child.alive:
             return ""
-        if not said and node:
+        if not said and what == "node and driver":
             cluster.remove_node(chance.choice(sorted(cluster.worker_nodes, key=str)), allow_graceful=False)
             cluster.add_node(num_cpus=1)
             kills["nodes"] += 1
             said = f"a node when {units} units were done"
         elif not said and (workers := _ray_workers(mark)):
             _kill(chance.choice(workers))
+            if what == "worker":
+                kills["workers"] += 1
+                return ""
             said = f"worker when {units} units were done"
     return f"{said}, driver when {units} were"
 

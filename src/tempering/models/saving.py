@@ -121,8 +121,8 @@ def why_not_written(error: Exception) -> str | None:
     """
     if isinstance(error, OSError):
         return str(error.strerror or error)
-    found = re.search(r"([\w ,/-]+) \(os error (\d+)\)", str(error))
-    return os.strerror(int(found[2])) if found else None
+    number = number_of(error)
+    return None if number is None else os.strerror(number)
 
 
 @contextlib.contextmanager
