@@ -162,8 +162,9 @@ def create(kind: str, name: str, config: dict[str, Any] | None = None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"] if is_own(kind, name) else plugins.in_a_line(first["msg"])
         raise InvalidStudy(
-            f"{KINDS[kind]} {name!r}, setting {where!r}: {first['msg']}", f"known: {', '.join(method.Config.model_fields)}"
+            f"{KINDS[kind]} {name!r}, setting {where!r}: {said}", f"known: {', '.join(method.Config.model_fields)}"
         ) from None
 
 

@@ -100,7 +100,7 @@ def _studies(toys: Path) -> None:
     named = [{"name": leaky, "label": way, "config": {"way": way}} for way in (*WAYS, "estimate")]
     studies: dict[str, dict[str, Any]] = {
         "failing": {"attacks": [*named, "full_finetune"]},
-        "defect": {"probes": {"prompts": 4, "max_new_tokens": 3, "evaluators": ["harm", f"{LEAKY}:LeakyEvaluator"]}},
+        "defect": {"probes": {"prompts": 4, "max_new_tokens": 3, "evaluators": ["harm", "utility", f"{LEAKY}:LeakyEvaluator"]}},
         "undefended": {"defenses": [f"{LEAKY}:LeakyDefense"], "trainability": None},
         "refused": {"attacks": [{"name": leaky, "config": {"refuse": True}}]},
     }
