@@ -55,6 +55,14 @@ def test_it_needs_no_other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(read_saved(tmp_path / "set", "train", ["prompt"], "it")) == [{"prompt": "a"}, {"prompt": "b"}]
 
 
+def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", pa.table(ROWS))
+    (folder / "data.arrow").unlink()
+    assert "data.arrow cannot be read: No such file or directory" in refusal(folder)
+    (folder / "data.arrow").symlink_to("data.arrow")
+    assert "'data.arrow', which does not lie in it" in refusal(folder) or "data.arrow cannot be read" in refusal(folder)
+
+
 @pytest.mark.parametrize("kind", ["Image", "Audio", "Video", "Pdf", "Nifti"])
 @pytest.mark.parametrize("path", ["http://evil.example/x.png", "{secret}"])
 def test_what_a_column_names_is_not_opened(kind: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

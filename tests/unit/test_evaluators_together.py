@@ -16,7 +16,7 @@ from support.tiny_models import tiny_model, tiny_target
 from tempering.data.asking import PLAIN
 from tempering.data.chat import ChatFormat
 from tempering.data.records import EvaluatorView, Example, Role
-from tempering.evaluators._contract import Subject
+from tempering.evaluators._contract import Subject, as_deployed
 from tempering.evaluators._generation import first_token_log_probabilities, respond
 from tempering.evaluators._together import ask_together, first_tokens_together, respond_together
 from tempering.models.decoding import _Batch, decodable
@@ -104,6 +104,17 @@ def test_whole_models_say_what_each_says_alone(family: str, system: str | None) 
 @pytest.mark.parametrize("system", [SYSTEM, None])
 def test_adapters_say_what_each_says_alone(system: str | None) -> None:
     says_what_each_says_alone(*adapted(), system)
+
+
+def test_adapters_on_a_16_bit_model_are_asked_in_its_arithmetic() -> None:
+    origin = tiny_target("llama").view_model().to(dtype=torch.bfloat16)
+    single = add_lora(copy.deepcopy(origin), LoraSettings(rank=2))
+    assert {value.dtype for value in single.parameters()} == {torch.bfloat16, torch.float32}
+    for model, sixteen_bit in ((single, True), (copy.deepcopy(origin).float(), True), (origin, False)):
+        with as_deployed(model, origin):
+            assert torch.is_autocast_enabled("cpu") is sixteen_bit
+    with as_deployed(single.float(), origin.float()):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_some_of_the_versions_are_asked_alone_in_the_order_given() -> None:

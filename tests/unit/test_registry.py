@@ -131,6 +131,24 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     assert registry.get("attacks", f"{path}:Gentle") is type(method)
 
 
+def test_what_a_file_of_the_users_own_says_of_a_setting_is_cut_to_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "wilhelmina")
+    path = tmp_path / "mine.py"
+    checked = """    @field_validator("strength")
+    @classmethod
+    def checked(cls, value):
+        raise ValueError("not here:\\n" + os.environ["USER"] + " " + 900 * "x")
+"""
+    field = "    strength: Annotated[float, Field(gt=0)] = 1.0\n"
+    refusing = METHOD.replace("import Field", "import Field, field_validator").replace(field, field + checked)
+    refusing = refusing.replace("from dataclasses", "import os\nfrom dataclasses")
+    path.write_text(refusing)
+    with pytest.raises(InvalidStudy, match="setting 'strength': Value error, not here: ") as caught:
+        registry.create("attacks", f"{path}:Gentle", {"strength": 3})
+    assert "wilhelmina" not in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
 def test_two_users_files_of_one_name_are_two(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
