@@ -106,7 +106,7 @@ def test_units_without_a_search_are_named_as_they_were_before_there_were_searche
 
 
 def test_units_without_a_defence_are_named_as_they_were_before_there_were_defences() -> None:
-    assert Unit(engine_samples.work(), 3, code_version=2).hash == "08db4d269f760bc42a51d9039bf0e459d15b0c67d938d91319dbc5719fff149b"
+    assert Unit(engine_samples.work(code_version=2), 3).hash == "08db4d269f760bc42a51d9039bf0e459d15b0c67d938d91319dbc5719fff149b"
 
 
 def test_a_defended_model_is_named_by_its_seed_too() -> None:
