@@ -113,7 +113,12 @@ def test_adapters_on_a_16_bit_model_are_asked_in_its_arithmetic() -> None:
     for model, sixteen_bit in ((single, True), (copy.deepcopy(origin).float(), True), (origin, False)):
         with as_deployed(model, origin):
             assert torch.is_autocast_enabled("cpu") is sixteen_bit
-    with as_deployed(single.float(), origin.float()):
+    mixed = copy.deepcopy(origin)
+    mixed.get_output_embeddings().float()
+    for model, sixteen_bit in ((mixed, False), (add_lora(copy.deepcopy(mixed), LoraSettings(rank=2)), True), (origin.float(), True)):
+        with as_deployed(model, mixed):
+            assert torch.is_autocast_enabled("cpu") is sixteen_bit
+    with as_deployed(single.float(), origin):
         assert not torch.is_autocast_enabled("cpu")
 
 

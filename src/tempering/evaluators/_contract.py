@@ -256,8 +256,8 @@ def as_deployed(model: PreTrainedModel, origin: PreTrainedModel) -> AbstractCont
         model: under examination.
         origin: what it was made from.
     """
-    both = (any(parameter.dtype is torch.float32 for parameter in each.parameters()) for each in (model, origin))
-    return autocast(model.device, origin.dtype is torch.bfloat16 and [*both] == [True, False])
+    ours, theirs = (sum(parameter.dtype is torch.float32 for parameter in each.parameters()) for each in (model, origin))
+    return autocast(model.device, origin.dtype is torch.bfloat16 and ours > theirs)  # some models have float32 parts of their own
 
 
 @torch.no_grad()
