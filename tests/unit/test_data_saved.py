@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     (folder / "data.arrow").unlink()
     assert "data.arrow cannot be read: No such file or directory" in refusal(folder)
     (folder / "data.arrow").symlink_to("data.arrow")
-    assert "'data.arrow', which does not lie in it" in refusal(folder) or "data.arrow cannot be read" in refusal(folder)
+    assert re.search(r"data\.arrow cannot be read: (its links lead to each other|Too many levels of symbolic links)", refusal(folder))
 
 
 @pytest.mark.parametrize("kind", ["Image", "Audio", "Video", "Pdf", "Nifti"])

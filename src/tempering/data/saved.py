@@ -13,6 +13,7 @@ import json
 import stat
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def _split(part: Path, name: str, folder: Path) -> SavedSplit:
         raise UnusableData(f"{part / _STATE} names no Arrow files", _AGAIN)
     files = tuple(_inside(part, file) for file in named)
     for path in files:
-        if not stat.S_ISREG(_mode(path)):
+        with _told(path):
+            regular = stat.S_ISREG(path.stat().st_mode)
+        if not regular:
             raise UnusableData(f"{path} is no regular file", _AGAIN)
     features = _described(part / _INFO).get("features") if (part / _INFO).is_file() else None
     name = name or str(state.get("_split") or "")
@@ -116,11 +119,14 @@ def _split(part: Path, name: str, folder: Path) -> SavedSplit:
     return SavedSplit(name, files, _columns(files[0], place), place, features if isinstance(features, dict) else {})
 
 
-def _mode(path: Path) -> int:
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into one line."""
     try:
-        return path.stat().st_mode
-    except OSError as error:
-        raise UnusableData(f"{path} cannot be read: {error.strerror}", _AGAIN) from error
+        yield
+    except (OSError, RuntimeError) as error:  # the latter where pathlib finds links that lead to each other
+        said = error.strerror if isinstance(error, OSError) else "its links lead to each other"
+        raise UnusableData(f"{path} cannot be read: {said}", _AGAIN) from error
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -143,16 +149,11 @@ def _inside(folder: Path, name: Any) -> Path:
         and len(name.encode()) < 256
     )
     path = folder / name if plain else folder
-    if not plain or not _leads_inside(path, folder):
+    with _told(path):
+        inside = plain and path.resolve().is_relative_to(folder.resolve())
+    if not inside:
         raise UnusableData(f"{folder} names {str(name)[:80]!r}, which does not lie in it; such files are not read", _AGAIN)
     return path
-
-
-def _leads_inside(path: Path, folder: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links that lead to each other
-        return False
 
 
 def _foreign(feature: Any, depth: int = 0) -> str | None:
