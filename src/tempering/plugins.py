@@ -24,13 +24,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from tempering.errors import InvalidStudy
-from tempering.redaction import anonymous
+from tempering.redaction import one_line
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 _REMEDY = "mend it, or take it away"
-
-_MOST = 300
-"""Characters of what others' code says that a line has room for."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +101,8 @@ def ended_in_one_line(call: Callable[[], Any], problem: str, spare: tuple[type[E
     except spare:
         raise
     except (Exception, SystemExit) as error:
-        said = in_a_line(str(error)) or "nothing more was said"
+        said = one_line(str(error)) or "nothing more was said"
         raise InvalidStudy(f"{problem}: {type(error).__name__}: {said}", _REMEDY) from error
-
-
-def in_a_line(said: str) -> str:
-    """What others' code says, short enough for a line, and without names that are nobody else's business."""
-    line = " ".join(anonymous(said).split())
-    return line if len(line) <= _MOST else f"{line[: _MOST - 1]}…"
 
 
 def breach(found: Any, kind: str, noun: str) -> str:

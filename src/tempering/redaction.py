@@ -108,6 +108,12 @@ def anonymous(text: str) -> str:
     return text
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """Text without line breaks, fit to be stored and handed on, cut off at ``limit`` characters."""
+    line = " ".join(anonymous(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def _users() -> set[str]:
     """What the user may be called; whoever changes the environment changes one of these names, not all."""
     found = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}

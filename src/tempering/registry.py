@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from tempering import consent, plugins
 from tempering.errors import InvalidStudy, TemperingError, UnknownName
+from tempering.redaction import one_line
 from tempering.relocation import located
 
 KINDS = {"attacks": "attack", "defenses": "defense", "evaluators": "evaluator", "judges": "judge"}
@@ -162,7 +163,7 @@ def create(kind: str, name: str, config: dict[str, Any] | None = None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"] if is_own(kind, name) else plugins.in_a_line(first["msg"])
+        said = first["msg"] if is_own(kind, name) else one_line(first["msg"])
         raise InvalidStudy(
             f"{KINDS[kind]} {name!r}, setting {where!r}: {said}", f"known: {', '.join(method.Config.model_fields)}"
         ) from None

@@ -36,9 +36,9 @@ print(faults() - before)
 """
 
 
-def page_faults(how: str, **changes: str) -> int:
+def page_faults(how: str) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    environment |= {"PYTHONPATH": str(Path(allocation.__file__).parents[2]), "OMP_NUM_THREADS": "1", **changes}
+    environment |= {"PYTHONPATH": str(Path(allocation.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", FAULTS, how], env=environment, capture_output=True, text=True, check=True)
     return int(run.stdout)
 

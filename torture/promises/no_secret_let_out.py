@@ -169,7 +169,7 @@ PROMISE = Promise(
     attempt=attempt,
     mutations=(
         Mutation(
-            "engine/results.py",
+            "redaction.py",
             """    line = " ".join(anonymous(text).split())""",
             """    line = " ".join(text.split())""",
             "an attack's error is stored as it is",

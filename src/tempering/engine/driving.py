@@ -12,8 +12,8 @@ import torch
 
 from tempering.attacks._contract import Attack, Checkpoint
 from tempering.data.records import AttackerView
-from tempering.engine.results import one_line
 from tempering.models import Target
+from tempering.redaction import one_line
 from tempering.study import Budget
 from tempering.training import Meter, Spend
 

@@ -28,9 +28,10 @@ from tempering.engine.executor import TRIES, Assignment, Finished, Watcher, lost
 from tempering.engine.followers import Seat
 from tempering.engine.messages import Message, heard, rebuilt, run_units
 from tempering.engine.placement import NOTHING, ONE_DEVICE, Placement, environment_of_group, groups_that_fit, refuse_what_cannot_be_divided
-from tempering.engine.results import UnitResult, one_line
+from tempering.engine.results import UnitResult
 from tempering.engine.units import Plan, PlannedTarget, Unit
 from tempering.errors import InvalidStudy, TemperingError
+from tempering.redaction import one_line
 
 PROCESS_BYTES = 3 * 2**29
 """Memory of a worker beside the model: interpreter, libraries, activations of a probe (1.5 GiB)."""

@@ -23,10 +23,11 @@ from tempering.engine.executor import TRIES, Assignment, Finished, lost
 from tempering.engine.local import memory_of_worker
 from tempering.engine.messages import heard, rebuilt
 from tempering.engine.ray_worker import RayWorker, clear
-from tempering.engine.results import UnitResult, one_line
+from tempering.engine.results import UnitResult
 from tempering.engine.shipping import DEFENDED, Arrival, Packer, Parcel, pinned
 from tempering.engine.units import CODE_VERSION, Plan, PlannedTarget, Unit
 from tempering.errors import TemperingError
+from tempering.redaction import one_line
 
 SURVEY_SECONDS = 1.0
 """How long the driver waits for words of its workers before it asks the cluster what nodes it has."""

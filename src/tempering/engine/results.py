@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from tempering.redaction import anonymous
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -159,9 +157,3 @@ class Tables:
     units: pd.DataFrame
     trajectories: pd.DataFrame
     trials: pd.DataFrame | None = None
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    """Text without line breaks, fit to be stored and handed on, cut off at ``limit`` characters."""
-    line = " ".join(anonymous(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -17,9 +17,10 @@ from tempering.engine.events import Event, EventKind
 from tempering.engine.executor import Assignment, Finished, Watcher
 from tempering.engine.executors import LOCAL, ExecutorChoice, make_executor
 from tempering.engine.files import KEPT, explained
-from tempering.engine.results import Tables, one_line
+from tempering.engine.results import Tables
 from tempering.engine.store import RunStore
 from tempering.engine.units import Estimate, Plan, Unit, Work
+from tempering.redaction import one_line
 
 OnEvent = Callable[[Event], None]
 

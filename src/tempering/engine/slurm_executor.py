@@ -24,11 +24,11 @@ from tempering.engine.executors import SlurmSettings
 from tempering.engine.files import UNREADABLE, replace_file
 from tempering.engine.messages import heard
 from tempering.engine.recorded import quarantined
-from tempering.engine.results import one_line
 from tempering.engine.shipping import pinned
 from tempering.engine.slurm_job import UNITS, Listener, main
 from tempering.engine.units import Plan, Unit
 from tempering.errors import TemperingError, UnreadableMessage
+from tempering.redaction import one_line
 
 JOBS = "jobs"
 """Folder of the jobs in a run directory."""

@@ -15,13 +15,14 @@ from tempering.data.records import AttackerView, EvaluatorView
 from tempering.engine.driving import checkpoints, exceeds, explain, is_large, randomness, release_memory
 from tempering.engine.machine import refuse_trouble
 from tempering.engine.nearness import Scale
-from tempering.engine.results import Outcome, SearchResult, Trial, one_line
+from tempering.engine.results import Outcome, SearchResult, Trial
 from tempering.engine.search import OpenTrial, Search
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.units import ResolvedMethod, Unit
 from tempering.errors import JudgeUnavailable, TemperingError
 from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.models import Target
+from tempering.redaction import one_line
 from tempering.study import ProbeSettings
 from tempering.threat_model import Need
 from tempering.training import FlopCount, Meter, NonFiniteLoss

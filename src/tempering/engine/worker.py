@@ -30,7 +30,7 @@ from tempering.engine.machine import refuse_trouble
 from tempering.engine.nearness import Scale
 from tempering.engine.placement import NOTHING, Keeping
 from tempering.engine.ready import Ready
-from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult, one_line
+from tempering.engine.results import NO_SPEND, SearchResult, Status, Trial, UnitResult
 from tempering.engine.search_space import PlannedSearch, configured
 from tempering.engine.trainability import Examination, declare, judge_of, lessons
 from tempering.engine.units import Unit, Work
@@ -39,6 +39,7 @@ from tempering.evaluators._contract import Evaluator, Subject, examine
 from tempering.judges._panel import panel_of
 from tempering.models import Target
 from tempering.models.ranks import ALONE, Ranks, ranks_of
+from tempering.redaction import one_line
 from tempering.threat_model import Need
 from tempering.training import Meter, Spend
 
