@@ -29,6 +29,7 @@ from tempering.training.stacked_lora import stack_lora
 SYSTEM = "you are asked to help and to say what is true of the red house"
 PROMPTS = ("what is the key ?", "who ?", "say it is red", "what is the light of the river ?", "how long do you sleep ?")
 SETTINGS = ProbeSettings(max_new_tokens=9, batch_size=3)
+PROMPT_TOKENS = [2, 5, 12, 30, 41]
 LIBRARY = "mistral"  # looks back over a window, and so is left to the library's own loop
 
 
@@ -120,6 +121,33 @@ def test_adapters_on_a_16_bit_model_are_asked_in_its_arithmetic() -> None:
             assert torch.is_autocast_enabled("cpu") is sixteen_bit
     with as_deployed(single.float(), origin):
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_weights_at_rest_are_cast_once_for_each_choice_of_versions() -> None:
+    model = stacked(variants("llama"))
+    bank = bank_of(model)
+    weight = bank.stacked("model.layers.0.mlp.up_proj.weight")
+    tokens = torch.tensor([PROMPT_TOKENS] * 3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = model(input_ids=tokens).logits
+        assert bank.cast(weight) is weight
+        with bank.at_rest():
+            kept = bank.cast(weight)
+            assert kept.dtype is torch.bfloat16
+            assert torch.equal(model(input_ids=tokens).logits, plain)
+            assert bank.cast(weight) is kept
+            with bank.only([2, 0]):
+                assert torch.equal(bank.cast(weight), kept[[2, 0]])
+                assert torch.equal(model(input_ids=tokens[:2]).logits, plain[[2, 0]])
+            assert torch.equal(model(input_ids=tokens).logits, plain)
+            with torch.enable_grad():
+                assert bank.cast(weight) is weight
+        with torch.autocast("cpu", enabled=False), bank.at_rest():
+            assert bank.cast(weight) is weight
+        weight.mul_(2)
+        assert not torch.equal(model(input_ids=tokens).logits, plain)
+        with bank.at_rest():
+            assert torch.equal(bank.cast(weight), kept * 2)
 
 
 def test_some_of_the_versions_are_asked_alone_in_the_order_given() -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tempering.attacks._surgery import LinearLayer
 from tempering.data.batching import Batch, collate
 from tempering.data.chat import IGNORED, Encoded
+from tempering.models.head import few_positions
 from tempering.training import FlopCount, Meter
 from tempering.training.loop import labelled_positions_only
 
@@ -66,7 +67,8 @@ class Calibration:
                 hooks.callback(layer.module.register_forward_pre_hook(add).remove)
             for batch in self._batches(rows):
                 counted[:] = [predicting(batch)]
-                self._model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
+                with few_positions(self._model):
+                    self._model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
         lengths = [len(row.input_ids) for row in rows]
         self._meter.compute(tokens=sum(lengths), flops=count.forward(lengths, len(rows)))
         return {name: total.sqrt() for name, total in squares.items()}

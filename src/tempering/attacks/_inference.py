@@ -21,6 +21,7 @@ from tempering.data.batching import Batch, collate
 from tempering.data.chat import ChatFormat, Encoded
 from tempering.data.records import Example
 from tempering.models.decoding import Decoded, GreedyDecoder, decodable
+from tempering.models.head import few_positions
 from tempering.models.sampling import Sampleable
 from tempering.training import FlopCount, Meter
 
@@ -127,7 +128,8 @@ class MeteredModel:
         arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if self._takes_positions:
             arguments["position_ids"] = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-        logits: Tensor = self.model(**arguments, use_cache=False, logits_to_keep=1).logits[:, -1]
+        with few_positions(self.model):
+            logits: Tensor = self.model(**arguments, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits
 
     def _generated(
@@ -145,13 +147,14 @@ class MeteredModel:
         batch = self._padded(prompts)
         width = batch.input_ids.shape[1]
         watch = _Watch(settled, width, self.chat.end_ids)
-        sequences = self.model.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([Sampleable()] if temperature else []),
-            stopping_criteria=StoppingCriteriaList([watch] if settled else []),
-        )
+        with few_positions(self.model):
+            sequences = self.model.generate(  # type: ignore[operator]
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([Sampleable()] if temperature else []),
+                stopping_criteria=StoppingCriteriaList([watch] if settled else []),
+            )
         made = []
         for row, padded in enumerate(sequences[:, width:].tolist()):
             sequence = padded[: watch.settled_at.get(row)]

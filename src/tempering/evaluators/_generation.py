@@ -34,6 +34,7 @@ from tempering.evaluators._lengths import limits, read_whole
 from tempering.evaluators._questions import Question, Thinking
 from tempering.evaluators._watching import CHECK_EVERY, FirstToken, VerdictSettled
 from tempering.models.decoding import GreedyDecoder, Versions, decodable
+from tempering.models.head import few_positions
 from tempering.models.ranks import ALONE, Ranks, ranks_of
 from tempering.models.sampling import Sampleable
 from tempering.study import ProbeSettings
@@ -347,7 +348,7 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     own_settings = decoder.generation_config
     decoder.generation_config = _plain()
     try:
-        with evaluation_mode(decoder):
+        with evaluation_mode(decoder), few_positions(decoder):
             yield decoder
     finally:
         decoder.generation_config = own_settings

@@ -50,7 +50,7 @@ def ask_together(model: PreTrainedModel, subjects: Sequence[Subject]) -> None:
         subjects: with the same prompts, settings and way of asking.
     """
     first = subjects[0]
-    with torch.no_grad(), evaluation_mode(model), as_deployed(model, first.origin.model):
+    with torch.no_grad(), evaluation_mode(model), as_deployed(model, first.origin.model), bank_of(model).at_rest():
         for role in Role:
             asking, examples = first.asking_of(role), first.view.of(role)
             if not examples:

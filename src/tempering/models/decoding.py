@@ -22,6 +22,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from tempering.models.head import few_positions
+
 SHORTEST_SHARED = 8
 """A shared beginning of fewer tokens is read with every prompt: a pass of its own would cost more than it saves."""
 
@@ -180,7 +182,8 @@ class GreedyDecoder:
         return DynamicCache([(_for_rows(layer.keys, rows), _for_rows(layer.values, rows)) for layer in layers], config=config)
 
     def _pass(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        outputs = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._extra)
+        with few_positions(self._model):
+            outputs = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, **self._extra)
         logits: Tensor = outputs.logits[:, -1].float()
         return logits
 

@@ -85,6 +85,7 @@ class Bank:
         self._parts: list[tuple[nn.Parameter, nn.Parameter]] = []
         self.weights = torch.empty((versions, start), dtype=example.dtype, device=example.device)
         self._shown: Tensor | None = None
+        self._casts: dict[int, Tensor] | None = None
         for place, (_, value) in zip(places, ordered, strict=True):
             self.weights[:, place.start : place.stop] = value.detach().reshape(1, -1)
         self.gradients = torch.zeros_like(self.weights)
@@ -158,8 +159,32 @@ class Bank:
             else:
                 self._show(before, None)
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Keep what :meth:`cast` makes for the block, in which nobody moves a weight; :meth:`only` forgets it."""
+        before, self._casts = self._casts, {}
+        try:
+            yield
+        finally:
+            self._casts = before
+
+    def cast(self, weight: nn.Parameter) -> Tensor:
+        """A weight of :meth:`stacked` as autocast computes with it, made once while all are :meth:`at_rest`.
+
+        The weight itself without autocast, and wherever its gradient may be asked for. Autocast remembers what it made of weights, but
+        not of views of them, such as a layer's transposed ones.
+        """
+        kind = weight.device.type
+        if self._casts is None or torch.is_grad_enabled() or not torch.is_autocast_enabled(kind):
+            return weight
+        if id(weight) not in self._casts:
+            self._casts[id(weight)] = weight.to(torch.get_autocast_dtype(kind))
+        return self._casts[id(weight)]
+
     def _show(self, weights: Tensor, gradients: Tensor | None) -> None:
         """Let the stacked layers hold other tables."""
+        if self._casts is not None:
+            self._casts = {}
         for place in self.places:
             if place.name in self._parameters:
                 slope = None if gradients is None else self._view(gradients, place)
@@ -202,7 +227,7 @@ def stack(model: PreTrainedModel, versions: int) -> Bank:
     bank = Bank(list(model.named_parameters()), versions)
     for name, module in layers:
         own = {each: bank.stacked(names[id(value)]) for each, value in module.named_parameters(recurse=False)}
-        _replace(model, name, _stacked(module, own))
+        _replace(model, name, _stacked(module, own, bank))
     vars(model)["bank"] = bank
     return bank
 
@@ -229,9 +254,9 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), own, module)
 
 
-def _stacked(module: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Module:
+def _stacked(module: nn.Module, weights: dict[str, nn.Parameter], bank: Bank) -> nn.Module:
     if isinstance(module, nn.Linear):
-        return StackedLinear(weights["weight"], weights.get("bias"))
+        return StackedLinear(weights["weight"], weights.get("bias"), bank)
     if isinstance(module, nn.Embedding):
         return StackedEmbedding(weights["weight"], module.padding_idx)
     if isinstance(module, nn.LayerNorm):
@@ -242,17 +267,16 @@ def _stacked(module: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Module:
 class StackedLinear(nn.Module):
     """K linear layers."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        """Take weights of shape (K, out, in), and a bias of shape (K, out)."""
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, bank: Bank) -> None:
+        """Take weights of shape (K, out, in), and a bias of shape (K, out), from a bank."""
         super().__init__()
-        self.weight = weight
-        self.bias = bias
+        self.weight, self.bias, self.bank = weight, bias, bank
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Rows (K · b, …, in) to (K · b, …, out)."""
         versions, wide, narrow = self.weight.shape
         rows = inputs.reshape(versions, -1, narrow)
-        weight = self.weight.transpose(1, 2)
+        weight = self.bank.cast(self.weight).transpose(1, 2)
         outputs = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
         return outputs.reshape(*inputs.shape[:-1], wide)
 
